@@ -1,0 +1,35 @@
+# `make run` and `make test` do all the set-up by themselves, on a fresh Debian with Python 3.11, as root or not.
+
+BIN := .venv/bin
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check bench clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
+
+setup: ## make .venv/ with .venv/bin/gateway
+	@tools/setup.sh runtime
+
+run: setup ## start the demo: a legacy application, and the gateway in front of it
+	@exec $(BIN)/gateway demo
+
+test: ## all tests, with branch coverage
+	@tools/setup.sh test
+	@PATH="$$PATH:/usr/sbin:/sbin" $(BIN)/python -m pytest -q -n 2 --cov --cov-branch --cov-report=term
+
+check: ## ruff, mypy, import-linter
+	@tools/setup.sh dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: ## measure speed and memory
+	@tools/setup.sh dev
+	@$(BIN)/python -m tests.bench
+
+clean: ## remove all that the above made, but for var/ with its keys and records
+	rm -rf .venv node_modules build *.egg-info .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache tests/output
+	find gateway tests config -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""A legacy application to try the gateway on; it knows nothing of it."""

@@ -1,0 +1,124 @@
+"""Asks `decide`, gathers what it needs, and asks again. Proxy, /continue and the ticket all come through here.
+
+A pass that may have been revoked counts for nothing: where an outcome relied on one and the feed is stale, the gate raises
+StoreUnavailable and the caller answers 503.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from gateway.errors import StoreUnavailable
+from gateway.flow.identity import Identified, Identity
+from gateway.flow.ports import Vault
+from gateway.policy.decide import decide, route
+from gateway.policy.decision import Allow, Decision, Deny, Need
+from gateway.policy.facts import Body, BodyUnavailable, Facts
+from gateway.policy.model import Route, Ruleset
+from gateway.spec.sections import PassSpec
+from gateway.tokens.passes import Pass, read_pass
+from gateway.wire.cookies import parse_cookies, pass_cookie
+from gateway.wire.head import RequestHead
+from gateway.wire.subject import Proof
+
+FEED_MAX_AGE = 5.0  # design.md 7.1: older than this, a revocation may have been missed
+MOST_CACHED = 4096
+
+BodyReader = Callable[[], Awaitable[Body | BodyUnavailable]]
+
+
+class Revocations(Protocol):
+    """This process's copy of the revocation feed."""
+
+    def revoked(self, sid: str) -> bool: ...
+
+    def age(self, now: float) -> float:
+        """Seconds since the feed was last read in full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A decision and what it was made from."""
+
+    decision: Decision
+    route: Route | None
+    identified: Identified
+    facts: Facts
+
+
+class Gate:
+    def __init__(
+        self, *, ruleset: Callable[[], Ruleset], identity: Callable[[], Identity], vault: Vault, revocations: Revocations, spec: PassSpec
+    ) -> None:
+        self._ruleset = ruleset
+        self._identity = identity
+        self._vault = vault
+        self._revocations = revocations
+        self._spec = spec
+        self._passes: OrderedDict[tuple[str, str], Pass] = OrderedDict()
+
+    @property
+    def spec(self) -> PassSpec:
+        return self._spec
+
+    def presented(self, head: RequestHead, now: float) -> tuple[Pass | None, str]:
+        """The pass that came with a request, if it counts, and else why not. Two pass cookies are none."""
+        name = pass_cookie(head.scheme == "https")
+        values = [v for n, v in parse_cookies(head) if n == name]
+        if len(values) != 1:
+            return None, "" if not values else "more than one pass cookie"
+        key = (values[0], head.origin)
+        held = self._passes.get(key)
+        if held is None:
+            found = read_pass(values[0], self._vault, origin=head.origin, now=now, max_age=self._spec.max_age, idle=self._spec.idle)
+            if not isinstance(found, Pass):
+                return None, f"pass refused: {found}"
+            held = found
+            self._passes[key] = held
+            if len(self._passes) > MOST_CACHED:
+                self._passes.popitem(last=False)
+        if now >= held.issued + self._spec.max_age or now >= held.seen + self._spec.idle:
+            return None, "pass is over"
+        if self._revocations.revoked(held.sid):
+            return None, "pass revoked"
+        return held, ""
+
+    async def identify(self, head: RequestHead, upstream: str, now: float) -> Identified:
+        held, note = self.presented(head, now)
+        seen = await self._identity().identify(head, upstream, held, now)
+        return replace(seen, note=note) if note and not seen.note else seen
+
+    def route(self, head: RequestHead) -> Route | None:
+        return route(head, self._ruleset())
+
+    async def judge(
+        self, head: RequestHead, now: float, read_body: BodyReader, *, identified: Identified | None = None,
+        granted: Mapping[str, Proof] | None = None, protocol: str = "http",
+    ) -> Judged:  # fmt: skip
+        """The decision for a request. Raises StoreUnavailable where it relied on a pass that may have been revoked.
+
+        identified: who it is judged for, worked out from `head` unless given.
+        """
+        ruleset = self._ruleset()
+        chosen = route(head, ruleset)
+        identified = identified or await self.identify(head, chosen.upstream if chosen else "", now)
+        facts = Facts(
+            subject=identified.subject,
+            proofs=identified.holder.proofs if identified.holder else {},
+            granted=granted or {},
+            protocol=protocol,
+            pass_issued=identified.holder.issued if identified.holder else None,
+        )
+        decision = decide(head, facts, ruleset, now)
+        if isinstance(decision, Need):
+            facts = replace(facts, body=await read_body())
+            decision = decide(head, facts, ruleset, now)
+        if isinstance(decision, Allow | Deny) and decision.relied_on_pass and self._stale(identified, now):
+            raise StoreUnavailable("the revocation feed is older than 5 s")
+        return Judged(decision, chosen, identified, facts)
+
+    def _stale(self, identified: Identified, now: float) -> bool:
+        return identified.holder is not None and self._revocations.age(now) > FEED_MAX_AGE

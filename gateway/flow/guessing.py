@@ -1,0 +1,61 @@
+"""Bounds on guessing, for every step alike. Counted before an answer is looked at, so that parallel guesses cannot pass.
+
+A right answer gives its own count back to the subject and the address; a wrong one stays counted for the window.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+
+from gateway.flow.ports import StateStore
+from gateway.spec.sections import GuessingSpec
+from gateway.wire.subject import Subject
+
+_SPACE = "guess"
+
+
+def _key(*parts: str) -> str:
+    """Counter keys hold no user name in the clear."""
+    return base64.urlsafe_b64encode(hashlib.sha256("\x00".join(parts).encode("utf-8", "surrogateescape")).digest()[:18]).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Throttled:
+    """Too many wrong answers. retry_after: whole seconds."""
+
+    retry_after: int
+    by: str
+
+
+class Guessing:
+    """May raise StoreUnavailable everywhere: then no answer is looked at."""
+
+    def __init__(self, state: StateStore, spec: GuessingSpec) -> None:
+        self._state = state
+        self._spec = spec
+
+    async def begin(self, step: str, subject: Subject, address: str, now: float) -> Throttled | None:
+        """Count one answer about to be looked at. Throttled: it must not be looked at."""
+        for by, key, limit in self._counters(step, subject, address):
+            if await self._state.count(_SPACE, key, by=1, expires=now + self._spec.window, now=now) > limit:
+                await self._state.count(_SPACE, key, by=-1, expires=now + self._spec.window, now=now)
+                return Throttled(int(self._spec.window), by)
+        return None
+
+    async def right(self, step: str, subject: Subject, address: str, now: float) -> None:
+        """The answer was right, or was none: give its count back."""
+        for _, key, _ in self._counters(step, subject, address):
+            await self._state.count(_SPACE, key, by=-1, expires=now + self._spec.window, now=now)
+
+    async def foreign(self, address: str, now: float) -> Throttled | None:
+        """Count a request for an unknown state, or another browser's, against its address only."""
+        count = await self._state.count(_SPACE, _key("foreign", address), by=1, expires=now + self._spec.window, now=now)
+        return Throttled(int(self._spec.window), "address") if count > self._spec.foreign_per_address else None
+
+    def _counters(self, step: str, subject: Subject, address: str) -> tuple[tuple[str, str, int], ...]:
+        by_address = ("address", _key("address", address), self._spec.per_address)
+        if not subject.known:
+            return (by_address,)
+        return (("subject", _key("subject", step, subject.source, subject.counter), self._spec.per_subject), by_address)

@@ -1,0 +1,117 @@
+"""Who a request is from: values and protocols between the lanes and the identity sources.
+
+A pass speaks for a request only through a session that the upstream gave to this browser (login_form), or beside a subject
+that arrives with the request itself (header, jwt). Nothing that a client sends makes a subject by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from gateway.tokens.passes import Pass
+from gateway.wire.head import Headers, RequestHead
+from gateway.wire.subject import NOBODY, Subject
+
+
+@dataclass(frozen=True, slots=True)
+class Identified:
+    """What is known before a decision.
+
+    subject: NOBODY where nobody is known. holder: the pass, where it speaks for this request. presented: the pass that came with the
+    request, also when it speaks for somebody else. session: digest of the app session that a pass vouches for, "" for none.
+    strip: (cookie name, value) pairs of session cookies that nothing vouches for. note: why something was not accepted, for the log.
+    """
+
+    subject: Subject = NOBODY
+    holder: Pass | None = None
+    presented: Pass | None = None
+    session: str = ""
+    strip: frozenset[str] = frozenset()
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A request to a login path. name: the user name it posts, or None where that is not exactly one value."""
+
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What an upstream's answer means for the pass. pass_: the pass from now on (None: no pass). changed: it must be sent.
+
+    revoke: sid of a pass that is over for every gateway. learned: a login just succeeded.
+    """
+
+    pass_: Pass | None
+    changed: bool = False
+    revoke: str | None = None
+    learned: bool = False
+
+
+class SessionSource(Protocol):
+    """A source that learns who holds which session of an upstream by watching the login (one per upstream)."""
+
+    upstream: str
+    login_url: str
+    logout_path: str | None
+    cookie_names: frozenset[str]
+
+    def identify(self, head: RequestHead, presented: Pass | None, now: float) -> Identified: ...
+
+    def is_login(self, head: RequestHead) -> bool:
+        """This request may log somebody in: its body must be read before it is forwarded."""
+
+    def read_login(self, head: RequestHead, body: bytes | None) -> Login: ...
+
+    def second_name(self, login: Login, identified: Identified) -> bool:
+        """Another name is posted on a living session: its pass is over before the request is forwarded."""
+
+    async def observe(
+        self, head: RequestHead, identified: Identified, login: Login | None, status: int, headers: Headers, now: float, sid: str
+    ) -> Observed:
+        """Read an answer. `sid`: the name of a new pass, should one be needed."""
+
+
+class RequestSource(Protocol):
+    """A source whose subject arrives with every request (a header of a trusted proxy, a bearer token)."""
+
+    name: str
+
+    async def subject(self, head: RequestHead, upstream: str, now: float) -> Subject | None: ...
+
+
+class Identity:
+    """All sources, in order: the first that answers wins."""
+
+    def __init__(self, sessions: dict[str, SessionSource], requests: tuple[RequestSource, ...], order: tuple[str, ...]) -> None:
+        """`order`: for each configured source "session" or its name, in file order."""
+        self._sessions = sessions
+        self._requests = {source.name: source for source in requests}
+        self._order = order
+
+    def session_source(self, upstream: str) -> SessionSource | None:
+        return self._sessions.get(upstream)
+
+    async def identify(self, head: RequestHead, upstream: str, presented: Pass | None, now: float) -> Identified:
+        """The request's subject and the pass that speaks for it. May raise StoreUnavailable (keys that cannot be fetched)."""
+        source = self._sessions.get(upstream)
+        seen = source.identify(head, presented, now) if source else Identified(presented=presented)
+        for name in self._order:
+            if name == "session":
+                if seen.subject.known:
+                    return seen
+                continue
+            subject = await self._requests[name].subject(head, upstream, now)
+            if subject is not None:
+                return replace(seen, subject=subject, holder=_same(presented, subject))
+        if source is None and not seen.subject.known:
+            return replace(seen, holder=_same(presented, NOBODY))
+        return seen
+
+
+def _same(held: Pass | None, subject: Subject) -> Pass | None:
+    """The pass, if it is this very subject's (by id and source)."""
+    return held if held is not None and (held.subject.id, held.subject.source) == (subject.id, subject.source) else None

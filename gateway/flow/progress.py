@@ -1,0 +1,240 @@
+"""A transaction's way through its steps: show the open one, take an answer, move on.
+
+Every answer is looked at once and takes effect only if its write is the first against the version it was read at. So guesses sent in
+parallel are no more guesses than one: the others learn nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Any, assert_never
+
+from gateway.errors import Conflict
+from gateway.flow.guessing import Guessing
+from gateway.flow.repository import Found, Transactions
+from gateway.flow.step import Again, Context, Failed, Passed, Refused, Step, View
+from gateway.flow.transaction import CONFIRM, Event, Status, Task, Transaction, delay_after, move, pass_task, with_task
+from gateway.tokens.passes import Pass
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What was wrong with an answer, as pages and JSON show it."""
+
+    code: str
+    message: str
+    field: str | None = None
+    retry_after: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Who looks: what a step may know of the request (see flow.step.Context)."""
+
+    now: float
+    client_ip: str
+    origin: str
+    cookies: tuple[tuple[str, str], ...]
+    holder: Pass | None
+
+
+@dataclass(frozen=True, slots=True)
+class Showing:
+    """The open step. error: why it is (still) shown, None at first sight. private: the reason for the log."""
+
+    transaction: Transaction
+    task: Task
+    view: View | None
+    error: Problem | None = None
+    private: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Not looked at: too many answers, or too soon."""
+
+    transaction: Transaction
+    retry_after: int
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The transaction stands elsewhere now: another step, READY, or ended. outcome: "passed", "cancelled", "failed" or "" for neither.
+
+    passed: the outcome of the step that was just passed. private: the reason for the log.
+    """
+
+    transaction: Transaction
+    outcome: str = ""
+    passed: Passed | None = None
+    private: str = ""
+
+
+Progressed = Showing | Held | Moved
+
+
+class Progress:
+    """All methods may raise StoreUnavailable."""
+
+    def __init__(self, transactions: Transactions, guessing: Guessing, steps: Callable[[], Mapping[str, Step]]) -> None:
+        self._transactions = transactions
+        self._guessing = guessing
+        self._steps = steps
+
+    def kind(self, name: str) -> str:
+        """The kind of a step: the name of its folder; "confirm" for the page that shows what will be sent."""
+        return CONFIRM if name == CONFIRM else self._steps()[name].kind
+
+    def knows(self, transaction: Transaction) -> bool:
+        """Every open step is still configured (a reload may have taken one away)."""
+        return all(t.step == CONFIRM or t.step in self._steps() for t in transaction.tasks)
+
+    async def show(self, found: Found, look: Look) -> Showing:
+        """The open step of a PENDING transaction. A step's new memory is stored."""
+        transaction, task = found.transaction, found.transaction.current
+        assert task is not None
+        if task.step == CONFIRM:
+            return Showing(transaction, task, None)
+        view = await self._steps()[task.step].begin(self._context(transaction, task, look))
+        if dict(view.memory) == dict(task.memory):
+            return Showing(transaction, task, view)
+        changed = with_task(transaction, replace(task, memory=view.memory))
+        try:
+            await self._transactions.save(changed, found.version, look.now)
+        except Conflict:
+            # Another tab was first: what it began is what counts.
+            again = await self._transactions.load(transaction.id, look.now)
+            if again is not None and again.transaction.current is not None and again.transaction.status is Status.PENDING:
+                return await self.show(again, look)
+        return Showing(changed, task, view)
+
+    async def cancel(self, found: Found, now: float) -> Moved:
+        """Throw the stored request away. A transaction that has ended already stays as it is."""
+        try:
+            ended = move(found.transaction, Event.REFUSED, reason="cancelled")
+            await self._transactions.save(ended, found.version, now)
+        except Conflict:
+            return Moved(await self._reload(found.transaction, now))
+        return Moved(ended, "cancelled", private="cancelled by the user")
+
+    async def confirm(self, found: Found, now: float) -> Moved:
+        """The user has seen what will be sent, and wants it sent."""
+        try:
+            ready = pass_task(found.transaction, CONFIRM, at=now, amr=("user",))
+            await self._transactions.save(ready, found.version, now)
+        except Conflict:
+            return Moved(await self._reload(found.transaction, now))
+        return Moved(ready, "passed")
+
+    async def answer(self, found: Found, form: Mapping[str, str], look: Look) -> Progressed:
+        """Take an answer to the open step of a PENDING transaction."""
+        transaction, task = found.transaction, found.transaction.current
+        assert task is not None
+        now = look.now
+        if now < task.blocked_until:
+            return Held(transaction, ceil(task.blocked_until - now), "transaction")
+        throttled = await self._guessing.begin(task.step, transaction.subject, look.client_ip, now)
+        if throttled is not None:
+            return Held(transaction, throttled.retry_after, throttled.by)
+        step = self._steps()[task.step]
+        outcome = await step.answer(self._context(transaction, task, look), form)
+        if not (isinstance(outcome, Refused) and outcome.counts):
+            await self._guessing.right(task.step, transaction.subject, look.client_ip, now)
+        try:
+            match outcome:
+                case Passed():
+                    return await self._passed(found, task, outcome, now)
+                case Refused():
+                    return await self._refused(found, task, outcome, look)
+                case Again():
+                    changed = with_task(transaction, replace(task, memory=outcome.memory))
+                    version = await self._transactions.save(changed, found.version, now)
+                    shown = await self.show(Found(changed, version), look)
+                    notice = outcome.notice
+                    return replace(shown, view=replace(shown.view, notice=notice)) if shown.view and notice else shown
+                case Failed():
+                    failed = move(transaction, Event.REFUSED, reason=outcome.public)
+                    await self._transactions.save(failed, found.version, now)
+                    return Moved(failed, "failed", private=outcome.private)
+                case _:
+                    assert_never(outcome)
+        except Conflict:
+            return await self._overtaken(transaction, task, look)
+
+    async def _passed(self, found: Found, task: Task, outcome: Passed, now: float) -> Moved:
+        transaction = replace(found.transaction, claims={**found.transaction.claims, **outcome.claims})
+        if outcome.then == "authorize_again":
+            # The session that asked is over; what was suspended in it is over too.
+            ended = move(transaction, Event.REFUSED, reason="authorize_again")
+            await self._transactions.save(ended, found.version, now)
+            return Moved(ended, "passed", outcome)
+        moved = pass_task(transaction, task.step, at=now, amr=outcome.amr)
+        await self._transactions.save(moved, found.version, now)
+        return Moved(moved, "passed", outcome)
+
+    async def _refused(self, found: Found, task: Task, outcome: Refused, look: Look) -> Progressed:
+        transaction = found.transaction
+        attempts = task.attempts + (1 if outcome.counts else 0)
+        if attempts >= self._transactions.spec.max_attempts:
+            failed = move(with_task(transaction, replace(task, attempts=attempts)), Event.REFUSED, reason="too many wrong answers")
+            await self._transactions.save(failed, found.version, look.now)
+            return Moved(failed, "failed", private=f"{attempts} wrong answers; last: {outcome.private}")
+        wait = delay_after(attempts) if outcome.counts else 0.0
+        changed_task = replace(
+            task, attempts=attempts, memory=outcome.memory, blocked_until=look.now + wait if wait else task.blocked_until
+        )
+        changed = with_task(transaction, changed_task)
+        version = await self._transactions.save(changed, found.version, look.now)
+        shown = await self.show(Found(changed, version), look)
+        retry = max(filter(None, (outcome.retry_after, ceil(wait))), default=None)
+        return replace(shown, error=Problem(outcome.code, outcome.public, outcome.field, retry), private=outcome.private)
+
+    async def _overtaken(self, transaction: Transaction, task: Task, look: Look) -> Progressed:
+        """Another answer was first. This one took no effect, right or wrong."""
+        again = await self._transactions.load(transaction.id, look.now)
+        if again is None:
+            return Moved(move(transaction, Event.TIME_IS_UP))
+        current = again.transaction.current
+        if again.transaction.status is not Status.PENDING or current is None or current.step != task.step:
+            return Moved(again.transaction)
+        shown = await self.show(again, look)
+        return replace(
+            shown, error=Problem("overtaken", "Another answer arrived at the same time. Please send yours again."), private="overtaken"
+        )
+
+    async def _reload(self, transaction: Transaction, now: float) -> Transaction:
+        again = await self._transactions.load(transaction.id, now)
+        return again.transaction if again is not None else move(transaction, Event.TIME_IS_UP)
+
+    def _context(self, transaction: Transaction, task: Task, look: Look) -> Context:
+        steps = self._steps()
+        proved = {*transaction.proofs, *(look.holder.proofs if look.holder else ())} - {task.step}
+        return Context(
+            transaction=transaction.id,
+            step=task.step,
+            subject=transaction.subject,
+            memory=task.memory,
+            now=look.now,
+            client_ip=look.client_ip,
+            origin=transaction.origin,
+            cookies=look.cookies,
+            elevated=any(name in steps and steps[name].proves_identity for name in proved),
+        )
+
+
+def describe(view: View) -> dict[str, Any]:
+    """A view's public half as JSON: title, fields and data (design.md part 5)."""
+    fields = [{k: v for k, v in (("name", f.name), ("type", f.type), ("label", f.label), ("required", f.required), ("autocomplete", f.autocomplete),
+               ("inputmode", f.inputmode), ("help", f.help)) if v is not None} for f in view.fields]  # fmt: skip
+    return {
+        "title": view.title,
+        "fields": fields,
+        "data": dict(view.data),
+        "actions": [{"action": a, "label": label} for a, label in view.actions],
+    }
+
+
+__all__ = ["Held", "Look", "Moved", "Problem", "Progress", "Progressed", "Showing", "describe"]

@@ -1,0 +1,190 @@
+"""Transactions in the state store: sealed, found by the hash of their state, written only against the version that was read.
+
+The stored request is written before the transaction that refers to it, and is its own entry: a step's answer never rewrites a
+megabyte, and kill -9 between the two writes leaves nothing that could be resumed without its body.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from gateway.errors import Conflict, SealBroken, StoreUnavailable
+from gateway.flow import codec
+from gateway.flow.codec import StoredRequest
+from gateway.flow.ports import Entropy, StateStore, Vault
+from gateway.flow.transaction import Transaction, settled
+from gateway.spec.sections import TransactionsSpec
+
+STATE_PREFIX: Final = "su_"
+TICKET_PREFIX: Final = "rt_"
+TICKET_PARAMETER: Final = "stepup_resume"
+
+_TRANSACTION: Final = "transaction"
+_REQUEST: Final = "request"
+_OPEN: Final = "open"
+_LOOP: Final = "loop"
+
+Memo = Literal["waiting", "asked"]
+"""Where a raw state is kept, sealed: for this browser's next login, and for the same request asked again."""
+
+
+def _b64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def transaction_id(state: str) -> str:
+    """The store's key for a state: its SHA-256, base64url."""
+    return _b64(hashlib.sha256(state.encode("utf-8", "surrogateescape")).digest())
+
+
+@dataclass(frozen=True, slots=True)
+class TooMany:
+    """A cap on open transactions was reached. `of`: whose."""
+
+    of: Literal["browser", "address", "total"]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A transaction as it stands now, and the version it was read at (what `save` must be given)."""
+
+    transaction: Transaction
+    version: int
+
+
+class Transactions:
+    """Every method may raise StoreUnavailable; `save` raises Conflict when another write was first."""
+
+    def __init__(self, state: StateStore, vault: Vault, entropy: Entropy, spec: TransactionsSpec) -> None:
+        self._state = state
+        self._vault = vault
+        self._entropy = entropy
+        self.spec = spec
+
+    def new_state(self) -> str:
+        """`su_` and 256 random bits, base64url (46 characters)."""
+        return STATE_PREFIX + self._entropy.token()
+
+    async def open(self, transaction: Transaction, request: StoredRequest | None, now: float) -> TooMany | None:
+        """Store a new transaction (and its request). None when it is stored; durable then."""
+        joined: list[str] = []
+        caps: tuple[tuple[Literal["browser", "address", "total"], str, int], ...] = (
+            ("browser", "b:" + transaction.binding, self.spec.max_per_browser),
+            ("address", "a:" + transaction.address, self.spec.max_per_address),
+            ("total", "all", self.spec.max_total),
+        )
+        for whose, group, cap in caps:
+            if not await self._state.join(_OPEN, group, transaction.id, cap=cap, expires=transaction.expires, now=now):
+                for earlier in joined:
+                    await self._state.leave(_OPEN, earlier, transaction.id)
+                return TooMany(whose)
+            joined.append(group)
+        if request is not None:
+            sealed = self._vault.seal(_REQUEST, codec.encode_request(request), place=f"{_REQUEST}/{transaction.id}")
+            await self._state.put(
+                _REQUEST, transaction.id, sealed, version=0, expires=transaction.expires + self.spec.sending_timeout, now=now
+            )
+        await self._write(transaction, version=0, now=now)
+        return None
+
+    async def load(self, id_: str, now: float) -> Found | None:
+        """The transaction as it stands at `now` (see `settled`), or None when it is not known (any more)."""
+        entry = await self._state.get(_TRANSACTION, id_, now)
+        if entry is None:
+            return None
+        transaction = codec.decode(self._open(_TRANSACTION, entry.value, id_))
+        return Found(settled(transaction, now, sending_timeout=self.spec.sending_timeout), entry.version)
+
+    async def save(self, transaction: Transaction, version: int, now: float) -> int:
+        """Write the transaction if nobody else has since `version`. A transaction that has ended frees its place and its request."""
+        written = await self._write(transaction, version=version, now=now)
+        if not transaction.open:
+            await self._release(transaction)
+        return written
+
+    async def request(self, id_: str, now: float) -> StoredRequest | None:
+        """The stored request, or None when it is gone (ended, expired)."""
+        entry = await self._state.get(_REQUEST, id_, now)
+        return None if entry is None else codec.decode_request(self._open(_REQUEST, entry.value, id_))
+
+    async def remember(self, space: Memo, key: str, state: str, *, expires: float, now: float) -> None:
+        """Remember a state where it will be asked for; the latest one counts."""
+        sealed = self._vault.seal(space, state.encode(), place=f"{space}/{key}")
+        for _ in range(3):
+            entry = await self._state.get(space, key, now)
+            try:
+                await self._state.put(space, key, sealed, version=entry.version if entry else 0, expires=expires, now=now)
+            except Conflict:
+                continue
+            return
+
+    async def recall(self, space: Memo, key: str, now: float, *, once: bool = False) -> str | None:
+        """The state that was remembered there; `once` forgets it."""
+        entry = await self._state.get(space, key, now)
+        if entry is None:
+            return None
+        if once:
+            await self._state.delete(space, key)
+        return self._open(space, entry.value, key).decode()
+
+    async def asked_again(self, key: str, now: float) -> bool:
+        """Count one asking. True: it was asked more than `loop_limit` times within `loop_window` without an answer."""
+        return await self._state.count(_LOOP, key, by=1, expires=now + self.spec.loop_window, now=now) > self.spec.loop_limit
+
+    async def answered(self, transaction: Transaction) -> None:
+        """There was an answer: the asking starts from zero."""
+        if transaction.loop:
+            await self._state.delete(_LOOP, transaction.loop)
+
+    def ticket(self, id_: str) -> str:
+        """The one-use ticket of a transaction: always the same, so that a second /continue needs no second write."""
+        return TICKET_PREFIX + id_ + _b64(self._vault.mac("ticket", id_.encode())[:16])
+
+    def read_ticket(self, ticket: str) -> str | None:
+        """The transaction's id, or None when this is no ticket of ours."""
+        if not ticket.startswith(TICKET_PREFIX) or len(ticket) != len(TICKET_PREFIX) + 43 + 22 or not ticket.isascii():
+            return None
+        id_, tag = ticket[len(TICKET_PREFIX) : -22], ticket[-22:]
+        ours = (_b64(mac[:16]) for mac in self._vault.macs("ticket", id_.encode()))
+        return id_ if any(hmac.compare_digest(tag, mine) for mine in ours) else None
+
+    def form_token(self, id_: str, binding: str) -> str:
+        """The hidden token of a transaction's forms."""
+        return _b64(self._vault.mac("form", f"{id_}/{binding}".encode())[:16])
+
+    def form_token_ok(self, given: str, id_: str, binding: str) -> bool:
+        macs = self._vault.macs("form", f"{id_}/{binding}".encode())
+        return given.isascii() and any(hmac.compare_digest(given, _b64(m[:16])) for m in macs)
+
+    def binding(self, secret: str) -> str:
+        """What a transaction remembers of the browser cookie or the Authorization value that may finish it."""
+        return _b64(self._vault.mac("binding", secret.encode("utf-8", "surrogateescape"))[:24])
+
+    def bindings(self, secret: str) -> tuple[str, ...]:
+        return tuple(_b64(m[:24]) for m in self._vault.macs("binding", secret.encode("utf-8", "surrogateescape")))
+
+    async def _write(self, transaction: Transaction, *, version: int, now: float) -> int:
+        sealed = self._vault.seal(_TRANSACTION, codec.encode(transaction), place=f"{_TRANSACTION}/{transaction.id}")
+        expires = max(transaction.expires, now) + self.spec.tombstone
+        return await self._state.put(_TRANSACTION, transaction.id, sealed, version=version, expires=expires, now=now)
+
+    async def _release(self, transaction: Transaction) -> None:
+        """Best effort: what is not released here ends by its expiry."""
+        try:
+            if transaction.status.value != "sending":
+                await self._state.delete(_REQUEST, transaction.id)
+            for group in ("b:" + transaction.binding, "a:" + transaction.address, "all"):
+                await self._state.leave(_OPEN, group, transaction.id)
+        except StoreUnavailable:
+            return
+
+    def _open(self, space: str, sealed: bytes, key: str) -> bytes:
+        try:
+            return self._vault.open(space, sealed, place=f"{space}/{key}")
+        except SealBroken as error:
+            # Another gateway's key, or a key that was rotated out too early: not this user's fault, and nothing can be resumed.
+            raise StoreUnavailable(f"{space} {key} cannot be opened with our keys: {error}") from error

@@ -1,0 +1,146 @@
+"""The law of a step: begin, answer, and nothing else.
+
+A step never sees the state, the transaction's other steps, a lane or an HTTP request. It keeps what it must remember
+within a transaction in `memory` (JSON; the caller seals and stores it) and what must outlive it in the stores
+that it was built with. Refusals are values with a public and a private reason; every one leaves a way on.
+Attempts per transaction, subject and address, and growing delays, are counted by the caller for every step alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+from gateway.flow.ports import Entropy, Mailer, Records, StateStore, Vault
+from gateway.spec.base import Spec
+from gateway.wire.subject import Scalar, Subject
+
+Memory = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What app.py hands to every step. `mailer` is None where `mail:` is not configured."""
+
+    state: StateStore
+    records: Records
+    vault: Vault
+    entropy: Entropy
+    mailer: Mailer | None
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One look at a transaction through a step's keyhole.
+
+    transaction: its id (a hash, safe to log, constant for the transaction). step: the step's configured name.
+    subject: whoever the transaction is bound to. memory: what this step returned last ({} at first).
+    origin: the public origin. cookies: the browser's cookies for the upstream (ours removed), as (name, value),
+    for steps that act at the application as the user. elevated: another step of this transaction that proves identity
+    was passed, or the pass holds a fresh one (so that an enrolment is allowed).
+    """
+
+    transaction: str
+    step: str
+    subject: Subject
+    memory: Memory
+    now: float
+    client_ip: str
+    origin: str
+    cookies: tuple[tuple[str, str], ...] = ()
+    elevated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of a step's form, as JSON clients and pages see it."""
+
+    name: str
+    type: str
+    label: str
+    required: bool = True
+    autocomplete: str | None = None
+    inputmode: str | None = None
+    help: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What to show. `data` goes to JSON clients as `step.data`; `page` only to the step's template.
+
+    title: why the user is here, in one sentence. lead: what happens next. actions: values of `action` that the
+    step takes beside an answer ("resend", "use:email"); each with its label. notice: something that just went well.
+    """
+
+    title: str
+    lead: str
+    fields: tuple[Field, ...]
+    memory: Memory
+    data: Mapping[str, Any] = field(default_factory=dict)
+    page: Mapping[str, Any] = field(default_factory=dict)
+    actions: tuple[tuple[str, str], ...] = ()
+    notice: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """Done. `amr`: RFC 8176 values. `claims`: results that override the subject's claims and go into tokens.
+    `set_cookies`: Set-Cookie values of the application that the browser must get. `then`: what follows."""
+
+    amr: tuple[str, ...]
+    claims: Mapping[str, Scalar] = field(default_factory=dict)
+    set_cookies: tuple[bytes, ...] = ()
+    then: Literal["continue", "authorize_again"] = "continue"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Not this time. `counts`: a guess that counts against the bounds (an empty form or an outage does not)."""
+
+    code: str
+    public: str
+    private: str
+    memory: Memory
+    field: str | None = None
+    retry_after: int | None = None
+    counts: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Nothing was wrong and nothing proved: a resend, a change of method, a page in between. Show the step again."""
+
+    memory: Memory
+    notice: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """This step cannot be passed in this transaction any more."""
+
+    public: str
+    private: str
+
+
+Outcome = Passed | Refused | Again | Failed
+
+
+class Step(Protocol):
+    """One configured step. `begin` shows it, and may be called any number of times (reload, back, another tab).
+
+    A step's folder holds step.py (its class and its `Config`), page.html (a Jinja block) and its assets.
+    Both methods may raise StoreUnavailable. Neither ever logs, raises or returns a secret in a private reason.
+    """
+
+    kind: ClassVar[str]
+    Config: ClassVar[type[Spec]]
+    proves_identity: ClassVar[bool]
+
+    @property
+    def needs_subject(self) -> bool: ...
+
+    async def begin(self, context: Context) -> View: ...
+
+    async def answer(self, context: Context, form: Mapping[str, str]) -> Outcome:
+        """`form` holds the submitted fields, each name once; `action` too where one was pressed (never "cancel")."""

@@ -1,0 +1,20 @@
+"""What the rooms report: one line for each decision, an audit event for each outcome of a step. Nothing here is ever a secret."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from gateway.flow.ports import AuditEvent
+
+
+class Trail(Protocol):
+    def decision(
+        self, *, request_id: str, method: str, path: str, upstream: str, decision: str, rules: tuple[str, ...], reason: str, subject: str
+    ) -> None:
+        """One line per decision. `path` is without its query; `reason` is the private one."""
+
+    def event(self, name: str, *, request_id: str = "", **fields: Any) -> None:
+        """A log line for anything else worth knowing, and a count in the metrics."""
+
+    async def audit(self, event: AuditEvent) -> None:
+        """Append to the audit trail. A records store that is away is logged, and does not fail the request."""

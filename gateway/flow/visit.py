@@ -1,0 +1,104 @@
+"""Opens the door of a transaction: known, this browser's, this person's, this session's. Every way in goes through here.
+
+The order matters: an unknown state and another browser's are told apart only after both were counted against the address.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from gateway.errors import Conflict
+from gateway.flow.asked import Asked
+from gateway.flow.browser import holds, known_browser
+from gateway.flow.gate import Gate
+from gateway.flow.guessing import Guessing, Throttled
+from gateway.flow.identity import Identified
+from gateway.flow.repository import Found, Transactions
+from gateway.flow.transaction import Status, Transaction
+
+Wrong = Literal["unknown", "not_yours", "throttled", "subject_changed", "session_changed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """No way in. transaction: only where it is this browser's."""
+
+    kind: Wrong
+    private: str
+    retry_after: int | None = None
+    transaction: Transaction | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A transaction of this browser, and who is looking at it now. needs_login: a subject is still awaited."""
+
+    found: Found
+    identified: Identified
+    needs_login: bool = False
+
+
+class Door:
+    """May raise StoreUnavailable."""
+
+    def __init__(self, transactions: Transactions, guessing: Guessing, gate: Gate) -> None:
+        self._transactions = transactions
+        self._guessing = guessing
+        self._gate = gate
+
+    async def enter(self, asked: Asked, id_: str) -> Visit | Closed:
+        """The transaction, if this request may touch it. One that has ended is shown to its browser whoever is logged in now."""
+        found = await self._transactions.load(id_, asked.now)
+        secrets = known_browser(asked.head)
+        bindings = [b for s in secrets for b in self._transactions.bindings(s)]
+        if found is None or not holds(bindings, found.transaction.binding) or found.transaction.origin != asked.head.origin:
+            throttled = await self._guessing.foreign(asked.head.client_ip, asked.now)
+            if isinstance(throttled, Throttled):
+                return Closed("throttled", "too many foreign states from this address", throttled.retry_after)
+            if found is None:
+                return Closed("unknown", "no such transaction")
+            return Closed("not_yours", "no cookie came along" if not secrets else "another browser's transaction")
+        transaction = found.transaction
+        identified = await self._gate.identify(asked.head, transaction.upstream, asked.now)
+        if not transaction.open:
+            return Visit(found, identified)
+        if transaction.awaits_login:
+            if not identified.subject.known:
+                return Visit(found, identified, needs_login=True)
+            return await self._claim(found, identified, asked)
+        mine = transaction.subject
+        if (identified.subject.id, identified.subject.source) != (mine.id, mine.source):
+            return Closed(
+                "subject_changed", f"began as {mine.id or 'nobody'!r}, now {identified.subject.id or 'nobody'!r}", transaction=transaction
+            )
+        if transaction.session and not _same_session(transaction.session, identified):
+            return Closed("session_changed", "the app session is another one now", transaction=transaction)
+        return Visit(found, identified)
+
+    async def _claim(self, found: Found, identified: Identified, asked: Asked) -> Visit | Closed:
+        """Somebody logged in: the transaction is theirs from now on."""
+        bound = replace(found.transaction, awaits_login=False, subject=identified.subject, session=identified.session)
+        try:
+            version = await self._transactions.save(bound, found.version, asked.now)
+        except Conflict:
+            return await self.enter(asked, bound.id)
+        return Visit(Found(bound, version), identified)
+
+
+def _same_session(digest: str, identified: Identified) -> bool:
+    """The session of now is the one of then, or its successor by a rotation that the pass has seen."""
+    if identified.session == digest:
+        return True
+    past = {v.digest for v in identified.holder.sessions} if identified.holder and identified.session else set()
+    return bool(past) and set(digest.split("+")) <= past
+
+
+ENDED: dict[Status, str] = {
+    Status.SENDING: "sending",
+    Status.DONE: "already_sent",
+    Status.FAILED: "failed",
+    Status.EXPIRED: "expired",
+    Status.UNKNOWN: "unknown_outcome",
+}
+"""Which text an ended transaction's page has."""

@@ -1,0 +1,128 @@
+"""A subject from a bearer token that an identity provider signed. The algorithm comes from the key, never from the token (RFC 8725 §3.1).
+
+A request without a token is nobody's; so is one whose token does not verify: it goes on as anonymous, and the rules decide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import aiohttp
+import jwt
+from pydantic import Field
+
+from gateway.errors import StoreUnavailable
+from gateway.spec.base import Duration, HttpUrl, Spec
+from gateway.wire.head import RequestHead
+from gateway.wire.subject import Scalar, Subject
+
+_ALGORITHMS = {"RSA": ("RS256", "PS256", "RS384", "RS512"), "EC": ("ES256", "ES384", "ES512"), "OKP": ("EdDSA",)}
+_LEEWAY = 30.0  # seconds that the provider's clock may differ
+_REFETCH = 10.0  # seconds between two fetches that an unknown kid may cause
+
+
+class JwtSpec(Spec):
+    """`from: jwt`: `Authorization: Bearer`, verified with the provider's published keys."""
+
+    jwks_url: HttpUrl = Field(description="Where the provider publishes its keys (RFC 7517).")
+    audience: str = Field(description="What `aud` must name.")
+    issuer: str = Field(description="What `iss` must be.")
+    subject: str = Field("sub", description="The claim that holds the subject's id.")
+    upstream: str | None = Field(None, description="Only for this upstream; for all unless set.")
+    claims: dict[str, str] = Field(default_factory=dict, description="Claims by name, each from the token's claim named here.")
+    refresh: Duration = Field(300.0, description="How long fetched keys are kept.")
+    timeout: Duration = Field(3.0, description="Bound on fetching the keys.")
+
+    def login_paths(self) -> frozenset[str]:
+        return frozenset()
+
+    def claim_names(self) -> frozenset[str]:
+        return frozenset(self.claims)
+
+
+class JwtSource:
+    def __init__(self, spec: JwtSpec, name: str) -> None:
+        self._spec = spec
+        self.name = name
+        self._keys: dict[str, jwt.PyJWK] = {}
+        self._fetched = float("-inf")
+        self._lock = asyncio.Lock()
+
+    async def subject(self, head: RequestHead, upstream: str, now: float) -> Subject | None:
+        """The token's subject, or None. Raises StoreUnavailable where there is a token and no key can be had to judge it."""
+        scheme, _, token = (head.get("authorization") or "").partition(" ")
+        if self._spec.upstream not in (None, upstream) or scheme.lower() != "bearer" or len(token) > 16_384:
+            return None
+        claims = await self._verified(token.strip(), now)
+        if claims is None:
+            return None
+        found = claims.get(self._spec.subject)
+        if not isinstance(found, str) or not 0 < len(found) <= 256:
+            return None
+        return Subject(found, {name: _scalar(claims.get(source)) for name, source in self._spec.claims.items()}, self.name)
+
+    async def _verified(self, token: str, now: float) -> dict[str, Any] | None:
+        try:
+            kid = jwt.get_unverified_header(token).get("kid")
+        except jwt.PyJWTError:
+            return None
+        key = await self._key(kid if isinstance(kid, str) else "", now)
+        if key is None:
+            return None
+        options: Any = {"verify_exp": False, "verify_nbf": False, "verify_iat": False, "require": ["exp", "iss", "aud"]}
+        try:
+            claims: dict[str, Any] = jwt.decode(
+                token, key.key, algorithms=[key.algorithm_name], audience=self._spec.audience, issuer=self._spec.issuer, options=options
+            )  # fmt: skip
+        except (jwt.PyJWTError, ValueError, TypeError):
+            return None
+        times = [claims.get("exp"), claims.get("nbf", 0)]
+        if not all(isinstance(t, int | float) and not isinstance(t, bool) for t in times):
+            return None
+        return claims if float(claims["exp"]) + _LEEWAY > now >= float(claims.get("nbf", 0)) - _LEEWAY else None
+
+    async def _key(self, kid: str, now: float) -> jwt.PyJWK | None:
+        """The key of that name; an unknown name fetches the set again, at most every 10 s."""
+        if kid in self._keys and now < self._fetched + self._spec.refresh:
+            return self._keys[kid]
+        async with self._lock:
+            stale = now >= self._fetched + self._spec.refresh
+            if stale or (kid not in self._keys and now >= self._fetched + _REFETCH):
+                try:
+                    self._keys = await self._fetch()
+                    self._fetched = now
+                except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+                    if kid not in self._keys or now >= self._fetched + 10 * self._spec.refresh:
+                        raise StoreUnavailable(f"the keys of {self._spec.jwks_url} cannot be had: {type(error).__name__}") from error
+        return self._keys.get(kid)
+
+    async def _fetch(self) -> dict[str, jwt.PyJWK]:
+        timeout = aiohttp.ClientTimeout(total=self._spec.timeout)
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(self._spec.jwks_url, allow_redirects=False) as answer:
+            if answer.status != 200:
+                raise ValueError(f"status {answer.status}")
+            document = json.loads(await answer.content.read(262_144))
+        keys = document.get("keys", []) if isinstance(document, dict) else []
+        return {entry["kid"]: key for entry in keys if isinstance(entry, dict) and (key := _usable(entry)) is not None}
+
+
+def _usable(entry: dict[str, Any]) -> jwt.PyJWK | None:
+    """A public signature key with a name; PyJWT itself does not look at `use` and `key_ops`."""
+    allowed = _ALGORITHMS.get(str(entry.get("kty")), ())
+    algorithm = entry.get("alg", {"RSA": "RS256", "OKP": "EdDSA"}.get(str(entry.get("kty"))))
+    if entry.get("kty") == "EC" and "alg" not in entry:
+        algorithm = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}.get(str(entry.get("crv")))
+    operations = entry.get("key_ops", ["verify"])
+    named = isinstance(entry.get("kid"), str)
+    if not named or algorithm not in allowed or entry.get("use", "sig") != "sig" or "verify" not in operations or "d" in entry:
+        return None
+    try:
+        return jwt.PyJWK(entry, algorithm=algorithm)
+    except (jwt.PyJWTError, ValueError, TypeError):
+        return None
+
+
+def _scalar(value: object) -> Scalar:
+    return value if isinstance(value, str | int | float | bool) else None

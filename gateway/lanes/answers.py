@@ -1,0 +1,47 @@
+"""What the lane needs from the pages, as a protocol: the web room implements it, app.py wires it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from aiohttp import web
+
+from gateway.flow.asked import Asked
+from gateway.flow.transaction import Transaction
+
+
+class Answers(Protocol):
+    """Each answers a page to a person and problem+json to a script, by what the request can show."""
+
+    def refusal(
+        self, asked: Asked, kind: str, *, status: int | None = None, retry_after: int | None = None, cookies: Sequence[bytes] = (),
+        message: str = "", href: str | None = None, label: str | None = None, detail: str = "", error: str | None = None,
+        about: Transaction | None = None, limit: int | None = None,
+    ) -> web.Response:  # fmt: skip
+        """A refusal or a dead end with a way on. kind: a key of the web room's texts. message: a rule's or step's public words.
+
+        href, label: the way on. detail: words for a script. about: the transaction it is about. limit: the bound that was passed, in bytes.
+        """
+
+    def bare(self, status: int, kind: str, request_id: str) -> web.Response:
+        """For a request whose head could not be read."""
+
+    def step_up(
+        self,
+        asked: Asked,
+        transaction: Transaction | None,
+        state: str | None,
+        steps: Sequence[str],
+        *,
+        max_age: float | None,
+        cookies: Sequence[bytes] = (),
+        cors: Sequence[str] = (),
+    ) -> web.Response:
+        """The 401 of design.md part 5 for whoever cannot be redirected."""
+
+    def see_other(self, location: str, cookies: Sequence[bytes] = ()) -> web.Response:
+        """303 to a path on this origin."""
+
+    def transaction_path(self, state: str) -> str:
+        """`/.stepup/t/{state}`."""

@@ -1,0 +1,273 @@
+"""One exchange: a client's request to an upstream and its answer back, bytes as they come, nothing held beyond bounds.
+
+Retried once, on a fresh connection, and only when a kept connection turned out dead, nothing of an answer came, the method
+is idempotent (RFC 9110 §9.2.2) and nothing of a body was taken. A caller that brings its own connection (a replay) is never retried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiohttp.web_request import BaseRequest
+
+from gateway.errors import BodyTooLarge, ClientGone, GatewayError, UpstreamBroke, UpstreamFault, UpstreamTimeout
+from gateway.lanes.answer import Answer
+from gateway.lanes.body import Body
+from gateway.lanes.connection import Connection, Sent, connection_of
+from gateway.lanes.pool import UpstreamPool
+from gateway.lanes.tunnel import Tunnel
+from gateway.lanes.upstream import ResponseHead, UpstreamConnection
+from gateway.spec.sections import LimitsSpec, UpstreamSpec
+from gateway.wire.head import Headers
+
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What to send and what to do with the answer.
+
+    headers: as they shall go out, in order. `Content-Length` and `Transfer-Encoding` are set here to fit `body`, `Host`
+    by the upstream's `host_header`; an `Upgrade` the client's connection cannot carry is dropped.
+    on_head: gets the head of the answer (also of a 101) as it came and returns the headers that the client shall get.
+    outlive: a client that goes does not end the exchange; the answer is then read and dropped.
+    on_tunnel: gets the handle of a tunnel before bytes flow.
+    """
+
+    method: str
+    target: bytes
+    headers: Headers
+    body: Body
+    on_head: Callable[[ResponseHead], Awaitable[Headers]]
+    outlive: bool = False
+    on_tunnel: Callable[[Tunnel], None] | None = None
+
+
+class Relayed(Sent):
+    """An answer that was sent on. `fault` is None when it was whole, ClientGone or an UpstreamFault when it broke off after
+    its head; `sent` counts the bytes of its body."""
+
+    def __init__(self, head: ResponseHead, *, keep_alive: bool, sent: int, fault: GatewayError | None) -> None:
+        super().__init__(head.status, head.reason.decode("latin-1"), keep_alive=keep_alive)
+        self.sent = sent
+        self.fault = fault
+
+
+async def forward(
+    request: BaseRequest, exchange: Exchange, pool: UpstreamPool, limits: LimitsSpec, *, connection: UpstreamConnection | None = None
+) -> Relayed:
+    """Send `exchange` to the upstream of `pool` and its answer to the client of `request`. Returns when the answer is out.
+
+    `connection` must come from `pool.acquire`; forward releases it in any case.
+    Before the head of an answer has come: raises UpstreamUnreachable (nothing was sent), UpstreamBroke, UpstreamTimeout,
+    BodyTooLarge, BodyTimeout, ClientGone, BadTarget; the client has got nothing but 1xx then and can be answered.
+    Behind it nothing of these is raised: the client's connection is cut and `Relayed.fault` says why.
+    """
+    given = connection is not None
+    try:
+        exchange.body.check()
+        if connection is None:
+            connection = await pool.acquire()
+    except BaseException:
+        if connection is not None:
+            pool.release(connection)
+        raise
+    try:
+        return await _Attempt(request, exchange, pool, limits, connection).run()
+    except UpstreamBroke:
+        repeatable = exchange.method in IDEMPOTENT and (not exchange.body.present or exchange.body.untouched)
+        if given or not connection.reused or connection.responded or not repeatable:
+            raise
+    return await _Attempt(request, exchange, pool, limits, await pool.acquire(fresh=True)).run()
+
+
+def prepare(exchange: Exchange, spec: UpstreamSpec, authority: str, *, upgrade: bool) -> Headers:
+    """The exchange's headers with Host, framing and, unless `upgrade`, no switch of protocols."""
+    body = exchange.body
+    host = {"keep": None, "rewrite": authority}.get(spec.host_header, spec.host_header)
+    out: list[tuple[bytes, bytes]] = []
+    sized = False
+    for name, value in exchange.headers:
+        match name.lower():
+            case b"transfer-encoding":
+                continue
+            case b"content-length" if sized or body.length is None or value != b"%d" % body.length:
+                continue
+            case b"content-length":
+                sized = True
+                out.append((name, value))
+            case b"host" if host is not None:
+                out.append((name, host.encode("ascii")))
+            case b"upgrade" | b"connection" if not upgrade:
+                continue
+            case _:
+                out.append((name, value))
+    if body.present and body.length is None:
+        out.append((b"Transfer-Encoding", b"chunked"))
+    elif body.present and not sized:
+        out.append((b"Content-Length", b"%d" % (body.length or 0)))
+    return tuple(out)
+
+
+class _Attempt:
+    """One try on one connection; it releases the connection."""
+
+    def __init__(
+        self, request: BaseRequest, exchange: Exchange, pool: UpstreamPool, limits: LimitsSpec, connection: UpstreamConnection
+    ) -> None:
+        self._request = request
+        self._exchange = exchange
+        self._pool = pool
+        self._spec = pool.spec
+        self._limits = limits
+        self._upstream = connection
+        self._gone: ClientGone | None = None
+        self._failed = False
+        self._answered = False
+        self._upload: asyncio.Task[None] | None = None
+        self._timers: list[asyncio.TimerHandle] = []
+        self._client: Connection | None = None
+        self._answer: Answer | None = None
+        try:
+            self._client = connection_of(request)
+            self._answer = Answer(request, write_idle=limits.write_idle_timeout)
+        except ClientGone as gone:
+            self._gone = gone
+
+    async def run(self) -> Relayed:
+        try:
+            if self._client is None or self._client.transport is None:
+                self._client_lost()
+            else:
+                self._client.on_lost = self._client_lost
+            if self._spec.total_timeout is not None:
+                self._abort_after(self._spec.total_timeout, "not complete within")
+            head = await self._head()
+            headers = await self._exchange.on_head(head)
+            if head.status == 101:
+                return await self._tunnel(head, headers)
+            return await self._relay(head, headers)
+        finally:
+            if self._client is not None:
+                self._client.on_lost = None
+            for timer in self._timers:
+                timer.cancel()
+            if self._upload is not None:
+                self._upload.cancel()
+                await asyncio.gather(self._upload, return_exceptions=True)
+            self._pool.release(self._upstream, failed=self._failed)
+
+    async def _head(self) -> ResponseHead:
+        exchange, body = self._exchange, self._exchange.body
+        upgrade = self._client is not None and self._client.upgrading and any(name.lower() == b"upgrade" for name, _ in exchange.headers)
+        headers = prepare(exchange, self._spec, self._upstream.endpoint.authority, upgrade=upgrade)
+        chunked = body.present and body.length is None
+        try:
+            self._upstream.send_head(exchange.method, exchange.target, headers, has_body=body.present, chunked=chunked, upgrade=upgrade)
+            if body.present:
+                self._upload = asyncio.create_task(self._send_body())
+            else:
+                self._await_first_byte()
+            return await self._upstream.response(self._informational)
+        except UpstreamFault as fault:
+            # A kept connection that was closed meanwhile says nothing about the upstream's health.
+            self._failed = isinstance(fault, UpstreamTimeout) or not self._upstream.reused or self._upstream.responded
+            raise
+        finally:
+            self._answered = True
+
+    async def _send_body(self) -> None:
+        try:
+            while piece := await self._exchange.body.read():
+                await self._upstream.send_piece(piece, self._spec.idle_timeout)
+            self._upstream.send_end()
+        except UpstreamBroke:
+            pass  # it may have answered before it closed: the reading side finds out
+        except GatewayError as error:
+            self._upstream.abort(error)
+        self._await_first_byte()
+
+    def _await_first_byte(self) -> None:
+        if not self._answered:
+            timeout = self._spec.first_byte_timeout
+            self._timers.append(asyncio.get_running_loop().call_later(timeout, self._expire_first_byte, timeout))
+
+    def _expire_first_byte(self, timeout: float) -> None:
+        if not self._answered:
+            self._upstream.abort(UpstreamTimeout(f"{self._upstream.endpoint.url}: no answer within {timeout:g} s"))
+
+    def _abort_after(self, timeout: float, what: str) -> None:
+        fault = UpstreamTimeout(f"{self._upstream.endpoint.url}: {what} {timeout:g} s")
+        self._timers.append(asyncio.get_running_loop().call_later(timeout, self._upstream.abort, fault))
+
+    def _client_lost(self) -> None:
+        if self._gone is None:
+            self._gone = ClientGone("the client closed its connection")
+        if not self._exchange.outlive:
+            self._upstream.abort(self._gone)
+        elif self._spec.total_timeout is None:
+            self._abort_after(self._spec.first_byte_timeout, "client gone, and the answer not complete within")
+
+    def _informational(self, head: ResponseHead) -> None:
+        if self._answer is None or self._gone is not None or (head.status == 100 and self._exchange.body.continued):
+            return
+        try:
+            self._answer.informational(head)
+        except ClientGone:
+            if not self._exchange.outlive:
+                raise
+
+    async def _relay(self, head: ResponseHead, headers: Headers) -> Relayed:
+        answer, body = self._answer, self._exchange.body
+        fault: GatewayError | None = None
+        if answer is not None:
+            # A client that waits for a 100 and gets a final answer may or may not send its body: nobody can tell what comes next.
+            unasked = body.present and body.untouched and "expect" in self._request.headers
+            answer.start(head, headers, last=unasked)
+        try:
+            piece = self._upstream.read_ready()
+            while piece != b"":
+                if piece is None:
+                    await self._pass(b"")
+                    piece = await self._upstream.read(self._spec.idle_timeout)
+                else:
+                    await self._pass(piece)
+                    piece = self._upstream.read_ready()
+            if answer is not None and self._gone is None:
+                await answer.finish()
+            fault = self._gone
+        except (ClientGone, UpstreamFault, BodyTooLarge) as error:
+            fault = error
+            if answer is not None:
+                answer.cut()
+        keep_alive = answer is not None and answer.keep_alive
+        return Relayed(head, keep_alive=keep_alive, sent=answer.sent if answer is not None else 0, fault=fault)
+
+    async def _pass(self, piece: bytes | bytearray) -> None:
+        """Bytes of the answer to the client; b"" sends the head alone."""
+        if self._answer is None or self._gone is not None:
+            return
+        try:
+            if piece:
+                await self._answer.write(piece)
+            else:
+                self._answer.flush()
+        except ClientGone:
+            if not self._exchange.outlive:
+                raise
+            self._client_lost()
+
+    async def _tunnel(self, head: ResponseHead, headers: Headers) -> Relayed:
+        if self._client is None or self._answer is None:
+            raise ClientGone("the client closed its connection")
+        for timer in self._timers:
+            timer.cancel()
+        self._client.on_lost = None
+        self._answer.switch(head, headers)
+        tunnel = Tunnel(self._client.take_over(), self._upstream.detach(), idle_timeout=self._limits.tunnel_idle_timeout)
+        if self._exchange.on_tunnel is not None:
+            self._exchange.on_tunnel(tunnel)
+        await tunnel.run()
+        return Relayed(head, keep_alive=False, sent=tunnel.received, fault=None)

@@ -1,0 +1,196 @@
+"""Forwards what was allowed, and reads the answer on its way back: logins are learned, sessions vouched for, the pass kept.
+
+Headers are edited, bytes are not. A login that a transaction waited for leads back to it, the login's own cookies kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from gateway.errors import StoreUnavailable
+from gateway.flow.asked import Asked
+from gateway.flow.browser import known_browser
+from gateway.flow.gate import Judged
+from gateway.flow.identity import Identified, Login, SessionSource
+from gateway.flow.issuer import Issuer
+from gateway.flow.repository import Transactions
+from gateway.flow.sessions import Sessions
+from gateway.lanes.answers import Answers
+from gateway.lanes.body import Body, ClientBody, GivenBody
+from gateway.lanes.forward import Exchange, Relayed, forward
+from gateway.lanes.pool import UpstreamPool
+from gateway.lanes.upstream import ResponseHead, UpstreamConnection
+from gateway.spec.sections import LimitsSpec
+from gateway.tokens.passes import Pass
+from gateway.wire.forwarding import Networks, is_trusted
+from gateway.wire.head import Headers, RequestHead
+from gateway.wire.headers import Rewrite, request_for_upstream, response_for_client
+from gateway.wire.subject import Proof
+
+TOKEN_HEADER = b"X-Stepup-Token"
+
+
+class Diverted(Exception):  # noqa: N818 - not a fault: the upstream's answer is replaced by ours
+    def __init__(self, response: web.Response) -> None:
+        super().__init__("answer replaced")
+        self.response = response
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """One upstream as the lane uses it. identity: configured identity headers, folded; nobody but a trusted proxy may send them."""
+
+    pool: UpstreamPool
+    rewrite: Rewrite | None
+    identity: frozenset[bytes]
+
+
+class Relay:
+    def __init__(
+        self, *, upstreams: Callable[[], dict[str, Upstream]], sessions: Sessions, issuer: Issuer, transactions: Transactions, answers: Answers,
+        limits: LimitsSpec, trusted: Networks,
+    ) -> None:  # fmt: skip
+        self._upstreams = upstreams
+        self._sessions = sessions
+        self._issuer = issuer
+        self._transactions = transactions
+        self._answers = answers
+        self._limits = limits
+        self._trusted = trusted
+
+    def source(self, judged: Judged) -> SessionSource | None:
+        return self._sessions.source(judged.route.upstream) if judged.route else None
+
+    def pool(self, upstream: str) -> UpstreamPool:
+        return self._upstreams()[upstream].pool
+
+    async def forward(
+        self, request: web.BaseRequest, asked: Asked, judged: Judged, incoming: ClientBody, *, steps: tuple[str, ...], gated: bool
+    ) -> Relayed:
+        """Send an allowed request on. May raise StoreUnavailable (a pass that must end first), ClientGone, UpstreamFault, BodyTooLarge."""
+        source = self.source(judged)
+        body: bytes | None = None
+        is_login = source is not None and source.is_login(asked.head)
+        if is_login:
+            incoming.check()
+            peeked = await incoming.peek(self._limits.condition_body)
+            body = peeked.data if peeked.whole else None
+        return await self._send(
+            request, asked, asked.head, judged, incoming, body if is_login else None, is_login=is_login, steps=steps, gated=gated
+        )
+
+    async def replay(
+        self,
+        request: web.BaseRequest,
+        asked: Asked,
+        head: RequestHead,
+        judged: Judged,
+        body: bytes,
+        connection: UpstreamConnection,
+        *,
+        steps: tuple[str, ...],
+    ) -> Relayed:
+        """Send a stored request on a connection of its own: never retried, and not given up when the client goes."""
+        source = self.source(judged)
+        is_login = source is not None and source.is_login(head)
+        return await self._send(
+            request,
+            asked,
+            head,
+            judged,
+            GivenBody(body),
+            body if is_login else None,
+            is_login=is_login,
+            steps=steps,
+            gated=True,
+            connection=connection,
+        )
+
+    async def _send(
+        self, request: web.BaseRequest, asked: Asked, head: RequestHead, judged: Judged, body: Body, login_body: bytes | None, *, is_login: bool,
+        steps: tuple[str, ...], gated: bool, connection: UpstreamConnection | None = None,
+    ) -> Relayed:  # fmt: skip
+        assert judged.route is not None, "what has no route is refused"  # noqa: S101 - decide() never allows it
+        name = judged.route.upstream
+        upstream = self._upstreams()[name]
+        identified, login = judged.identified, None
+        if is_login:
+            login, identified = await self._sessions.before_login(asked, head, name, identified, login_body)
+        exchange = Exchange(
+            method=head.method,
+            target=head.target.raw,
+            headers=self._headers(asked, head, judged, identified, upstream, steps=steps, gated=gated),
+            body=body,
+            on_head=self._on_head(asked, head, name, upstream, identified, login, gated=gated),
+            outlive=connection is not None,
+        )
+        return await forward(request, exchange, upstream.pool, self._limits, connection=connection)
+
+    def _headers(
+        self,
+        asked: Asked,
+        head: RequestHead,
+        judged: Judged,
+        identified: Identified,
+        upstream: Upstream,
+        *,
+        steps: tuple[str, ...],
+        gated: bool,
+    ) -> Headers:
+        source = self._sessions.source(judged.route.upstream) if judged.route else None
+        added: list[tuple[bytes, bytes]] = []
+        if gated and steps:
+            known = {**judged.facts.proofs, **judged.facts.granted}
+            proofs: dict[str, Proof] = {s: known[s] for s in steps if s in known}
+            holder: Pass | None = identified.holder
+            token = self._issuer.upstream_token(
+                holder, identified.subject, proofs, origin=head.origin, upstream=upstream.pool.name, now=asked.now
+            )
+            added.append((TOKEN_HEADER, token.encode("ascii")))
+        if _upgrades(head):
+            added += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+        return request_for_upstream(
+            head,
+            host=(head.get("host") or head.host).encode("latin-1"),
+            trusted=is_trusted(asked.head.peer, self._trusted),
+            identity=upstream.identity,
+            drop_cookies=identified.strip,
+            session_cookies=source.cookie_names if source else frozenset(),
+            added=tuple(added),
+        )
+
+    def _on_head(
+        self, asked: Asked, head: RequestHead, name: str, upstream: Upstream, identified: Identified, login: Login | None, *, gated: bool
+    ) -> Callable[[ResponseHead], Awaitable[Headers]]:
+        async def edit(answer: ResponseHead) -> Headers:
+            after = await self._sessions.after_answer(asked, head, name, identified, login, answer.status, answer.headers)
+            cookies = tuple((b"Set-Cookie", c) for c in after.cookies)
+            edited = response_for_client(answer.headers, gated=gated, rewrite=upstream.rewrite, added=cookies)
+            if answer.status == 101:
+                edited = (*edited, (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
+            if after.learned and (state := await self._waiting(asked)) is not None:
+                given = tuple(v for n, v in edited if n.lower() == b"set-cookie")
+                raise Diverted(self._answers.see_other(self._answers.transaction_path(state), given))
+            return edited
+
+        return edit
+
+    async def _waiting(self, asked: Asked) -> str | None:
+        """The state of the transaction that waited for this browser's login. A store that is away costs the way back, not the login."""
+        for secret in known_browser(asked.head):
+            for binding in self._transactions.bindings(secret):
+                try:
+                    state = await self._transactions.recall("waiting", binding, asked.now, once=True)
+                except StoreUnavailable:
+                    return None
+                if state is not None:
+                    return state
+        return None
+
+
+def _upgrades(head: RequestHead) -> bool:
+    """Only WebSocket upgrades are carried (RFC 9110 §7.8: a proxy may ignore others)."""
+    return (head.get("upgrade") or "").strip().lower() == "websocket"

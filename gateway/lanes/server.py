@@ -1,0 +1,162 @@
+"""The public listener: aiohttp's HTTP/1.1 server with every bound set and every doubtful request refused.
+
+A handler gets an aiohttp `BaseRequest` whose `protocol` is a `Connection`; `raw_target` and `request.raw_headers` are the
+bytes as they came. Refusals are tiny plain answers that close the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_response import StreamResponse
+from aiohttp.web_server import Server
+
+from gateway.errors import ClientGone
+from gateway.lanes.connection import Connection, Sent, connection_of, plain
+from gateway.lanes.strict import judge
+from gateway.spec.sections import LimitsSpec
+
+Handler = Callable[[BaseRequest], Awaitable[StreamResponse]]
+OnBadRequest = Callable[[int, str], None]
+
+log = structlog.get_logger(__name__)
+
+
+def raw_target(request: BaseRequest) -> bytes:
+    """The request target, byte for byte as the client sent it."""
+    return request.raw_path.encode("utf-8", "surrogateescape")
+
+
+class Listener(Server):
+    """aiohttp's server, counting connections and judging heads before the handler sees them."""
+
+    def __init__(self, handler: Handler, limits: LimitsSpec, on_bad_request: OnBadRequest) -> None:
+        super().__init__(self._serve)
+        self._handler = handler
+        self._limits = limits
+        self.on_bad_request = on_bad_request
+        self._addresses: Counter[str] = Counter()
+        self._running = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    def __call__(self) -> Connection:
+        return Connection(self, self._limits)
+
+    @property
+    def connections(self) -> list[Connection]:  # type: ignore[override]  # made by __call__
+        """Every open connection."""
+        return [connection for connection in super().connections if isinstance(connection, Connection)]
+
+    def admit(self, address: str) -> bool:
+        """Count a connection in; False when there are too many in all or of this address."""
+        if self._addresses.total() >= self._limits.max_connections or self._addresses[address] >= self._limits.max_connections_per_address:
+            return False
+        self._addresses[address] += 1
+        return True
+
+    def dismiss(self, address: str) -> None:
+        self._addresses[address] -= 1
+        if not self._addresses[address]:
+            del self._addresses[address]
+
+    def refuse(self, request: BaseRequest, status: int, reason: str) -> Sent:
+        """Answer with a refusal and end the connection."""
+        self.on_bad_request(status, reason)
+        if request.transport is not None:
+            request.transport.write(plain(status, HTTPStatus(status).phrase))
+        return Sent(status, keep_alive=False)
+
+    async def drain(self, timeout: float) -> None:
+        """End unused connections now, busy ones after their answer, all after `timeout` seconds."""
+        for connection in self.connections:
+            connection.retire()
+        if timeout > 0:
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._quiet.wait()
+            except TimeoutError:
+                log.warning("requests cut off at shutdown", count=self._running)
+        await self.shutdown(0.05)
+
+    async def _serve(self, request: BaseRequest) -> StreamResponse:
+        connection = connection_of(request)
+        connection.answering = False
+        connection.serving += 1
+        if not connection.trusted:
+            connection.cut(reset=False)
+            return Sent(499, keep_alive=False)
+        refused = judge(request.method, raw_target(request), request.version, request.raw_headers, request_line=self._limits.request_line)
+        if refused is not None:
+            return self.refuse(request, refused.status, refused.reason)
+        self._running += 1
+        self._quiet.clear()
+        try:
+            response = await self._handler(request)
+            # A client that waits for a 100 and gets a final answer may or may not send its body: nobody can tell what comes next.
+            unasked = "expect" in request.headers and not request.content.is_eof() and not request.content.total_bytes
+            if unasked or connection.draining:
+                response.force_close()
+            return response  # noqa: TRY300 -- `else` would leave the faults of these lines outside of the net
+        except (ClientGone, ConnectionError):
+            connection.cut(reset=False)
+            return Sent(499, "Client Closed Request", keep_alive=False)
+        except Exception as error:  # the last net: a fault in the gateway must not leak aiohttp's own error page
+            log.exception("unhandled fault", error=str(error))
+            if connection.answering or request.writer.output_size > 0:
+                connection.cut(reset=False)
+            elif connection.transport is not None:
+                connection.transport.write(plain(500, "Internal Server Error"))
+            return Sent(500, keep_alive=False)
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._quiet.set()
+
+
+class RunningServer:
+    """A listener in service. `port` is the port it got."""
+
+    def __init__(self, listener: Listener, server: asyncio.Server) -> None:
+        self._listener = listener
+        self._server = server
+        self.port = int(server.sockets[0].getsockname()[1])
+
+    @property
+    def connections(self) -> int:
+        """Open client connections."""
+        return len(self._listener.connections)
+
+    async def close(self, drain: float) -> None:
+        """Accept no more, let running requests go on for `drain` seconds, then end them."""
+        self._server.close()
+        await self._listener.drain(drain)
+        await self._server.wait_closed()
+
+
+async def serve(
+    handler: Handler,
+    *,
+    host: str,
+    port: int,
+    ssl_context: ssl.SSLContext | None,
+    limits: LimitsSpec,
+    on_bad_request: OnBadRequest,
+    sock: socket.socket | None = None,
+) -> RunningServer:
+    """Listen on `host:port`, or on `sock`. Raises OSError. `on_bad_request(status, reason)` hears of every refused request;
+    `reason` never quotes the client's bytes."""
+    loop = asyncio.get_running_loop()
+    listener = Listener(handler, limits, on_bad_request)
+    tls: dict[str, Any] = {} if ssl_context is None else {"ssl": ssl_context, "ssl_handshake_timeout": limits.head_timeout}
+    where: dict[str, Any] = {"host": host, "port": port} if sock is None else {"sock": sock}
+    server = await loop.create_server(listener, backlog=1024, **where, **tls)
+    return RunningServer(listener, server)

@@ -1,0 +1,220 @@
+"""The slow lane: a complete gateway by itself. Every request on the public listener comes through `SlowLane.handle`.
+
+    head → own path? → ticket? → judge → Allow: forward | StepUp: suspend | Deny: refuse
+
+It never answers with less than a reason and a way on, and it fails closed: without a store, a key or a subject nothing that is gated passes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+from typing import assert_never
+
+import structlog
+from aiohttp import web
+
+from gateway.errors import BodyTooLarge, ClientGone, Conflict, StoreUnavailable, UpstreamFault, UpstreamTimeout, UpstreamUnreachable
+from gateway.flow.asked import Asked
+from gateway.flow.gate import Gate, Judged
+from gateway.flow.ports import Entropy
+from gateway.flow.repository import TICKET_PARAMETER, Transactions
+from gateway.flow.rerun import proved
+from gateway.flow.trail import Trail
+from gateway.flow.transaction import Event, Status, move
+from gateway.flow.visit import Closed, Door
+from gateway.lanes.answers import Answers
+from gateway.lanes.body import BodyTimeout, ClientBody
+from gateway.lanes.heads import Entrance, Unreadable, read_head
+from gateway.lanes.relay import Diverted, Relay
+from gateway.lanes.suspend import Paths, Suspender, same_target
+from gateway.lanes.ticket import Tickets
+from gateway.policy.body import parse_body
+from gateway.policy.decision import Allow, Decision, Deny, Need, StepUp
+from gateway.policy.facts import Body, BodyUnavailable
+from gateway.policy.model import Rule
+from gateway.spec.sections import LimitsSpec
+from gateway.wire.target import query_pairs
+
+log = structlog.get_logger(__name__)
+
+OwnPages = Callable[[web.BaseRequest, Asked], Awaitable[web.StreamResponse]]
+
+
+class SlowLane:
+    def __init__(
+        self, *, entrance: Entrance, paths: Paths, gate: Gate, door: Door, transactions: Transactions, suspender: Suspender, tickets: Tickets, relay: Relay,
+        answers: Answers, own_pages: OwnPages, trail: Trail, entropy: Entropy, clock: Callable[[], float], limits: LimitsSpec,
+        rules: Callable[[], Mapping[str, Rule]],
+    ) -> None:  # fmt: skip
+        self._entrance = entrance
+        self._paths = paths
+        self._gate = gate
+        self._door = door
+        self._transactions = transactions
+        self._suspender = suspender
+        self._tickets = tickets
+        self._relay = relay
+        self._answers = answers
+        self._own_pages = own_pages
+        self._trail = trail
+        self._entropy = entropy
+        self._clock = clock
+        self._limits = limits
+        self._rules = rules
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request, whatever happens."""
+        request_id = self._entropy.token()[:12]
+        head = read_head(request, self._entrance)
+        if isinstance(head, Unreadable):
+            self._trail.event("refused", request_id=request_id, kind=head.kind, reason=head.private)
+            return self._answers.bare(head.status, head.kind, request_id)
+        asked = Asked(head, request_id, self._clock())
+        try:
+            return await self._serve(request, asked)
+        except Diverted as diverted:
+            return diverted.response
+        except StoreUnavailable as error:
+            self._trail.event("refused", request_id=request_id, kind="store_down", reason=str(error))
+            return self._answers.refusal(asked, "store_down", retry_after=5)
+        except BodyTooLarge as error:
+            self._trail.event("refused", request_id=request_id, kind="too_large", reason=str(error))
+            return self._answers.refusal(asked, "too_large", limit=self._limits.max_upload)
+        except BodyTimeout as error:
+            self._trail.event("refused", request_id=request_id, kind="body_timeout", reason=str(error))
+            return self._answers.bare(408, "body_timeout", request_id)
+        except ClientGone as error:
+            self._trail.event("client gone", request_id=request_id, reason=str(error))
+            return self._answers.bare(400, "client_gone", request_id)
+        except UpstreamFault as error:
+            return self._fault(asked, error)
+        except asyncio.CancelledError:
+            raise
+        except Exception:  # noqa: BLE001 - the last line: a fault of ours is a page with a number, and a line in the log
+            log.exception("internal error", request_id=request_id)
+            return self._answers.refusal(asked, "internal")
+
+    async def _serve(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
+        path = asked.head.target.path.decode("latin-1")
+        if path in (self._paths.continue_path, self._paths.prefix) or path.startswith(self._paths.prefix + "/"):
+            return await self._own_pages(request, asked)
+        tickets = [v for n, v in query_pairs(asked.head.target) if n == TICKET_PARAMETER] if asked.head.target.query else []
+        if tickets:
+            return await self._tickets.use(request, asked, tickets)
+        return await self._gated(request, asked)
+
+    async def _gated(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
+        incoming = ClientBody(request, limit=self._limits.max_upload, idle_timeout=self._limits.body_idle_timeout)
+
+        async def read_body() -> Body | BodyUnavailable:
+            incoming.check()
+            peeked = await incoming.peek(self._limits.condition_body)
+            if not peeked.whole:
+                return BodyUnavailable(f"larger than {self._limits.condition_body} bytes")
+            return parse_body(asked.head.get("content-type") or "", peeked.data, self._limits.condition_body)
+
+        judged = await self._gate.judge(asked.head, asked.now, read_body)
+        decision = judged.decision
+        self._log(asked, judged)
+        match decision:
+            case Allow():
+                return await self._relay.forward(request, asked, judged, incoming, steps=decision.steps, gated=decision.by_pass)
+            case StepUp():
+                return await self._step_up(request, asked, judged, decision, incoming)
+            case Deny():
+                if judged.route is None:
+                    return self._answers.refusal(asked, "denied", status=decision.status, message=decision.public)
+                return self._answers.refusal(asked, "denied", status=decision.status, message=decision.public, detail=decision.public)
+            case Need():
+                raise AssertionError("the gate answers every Need")
+            case _:
+                assert_never(decision)
+
+    async def _step_up(
+        self, request: web.BaseRequest, asked: Asked, judged: Judged, decision: StepUp, incoming: ClientBody
+    ) -> web.StreamResponse:
+        try:
+            granted = await self._grant(request, asked, judged, decision, incoming)
+            if granted is not None:
+                return granted
+            source = self._relay.source(judged)
+            return await self._suspender.suspend(request, asked, judged, decision, incoming, can_login=source is not None)
+        except StoreUnavailable as error:
+            rules = self._rules()
+            if not decision.rules or any(rules[name].on_error != "allow" for name in decision.rules if name in rules):
+                raise
+            self._trail.event("allowed without a store", request_id=asked.request_id, rules=",".join(decision.rules), reason=str(error))
+            return await self._relay.forward(request, asked, judged, incoming, steps=(), gated=True)
+
+    async def _grant(
+        self, request: web.BaseRequest, asked: Asked, judged: Judged, decision: StepUp, incoming: ClientBody
+    ) -> web.StreamResponse | None:
+        """A script repeats a request whose steps were asked `once`: the READY transaction that its pass names is used up here."""
+        presented = judged.identified.presented
+        if presented is None or not presented.grant or all(a.max_age != "once" for a in decision.asked):
+            return None
+        visit = await self._door.enter(asked, presented.grant)
+        if isinstance(visit, Closed):
+            return None
+        transaction = visit.found.transaction
+        if transaction.status is not Status.READY or transaction.kind != "script" or not same_target(asked.head, transaction):
+            return None
+
+        async def read_body() -> Body | BodyUnavailable:
+            peeked = await incoming.peek(self._limits.condition_body)
+            if not peeked.whole:
+                return BodyUnavailable(f"larger than {self._limits.condition_body} bytes")
+            return parse_body(asked.head.get("content-type") or "", peeked.data, self._limits.condition_body)
+
+        again = await self._gate.judge(asked.head, asked.now, read_body, identified=judged.identified, granted=proved(transaction))
+        if not isinstance(again.decision, Allow):
+            return None
+        try:
+            await self._transactions.save(move(transaction, Event.REISSUED), visit.found.version, asked.now)
+        except Conflict:
+            return None
+        self._log(asked, again)
+        return await self._relay.forward(request, asked, again, incoming, steps=again.decision.steps, gated=True)
+
+    def _fault(self, asked: Asked, error: UpstreamFault) -> web.Response:
+        kind = "upstream_timeout" if isinstance(error, UpstreamTimeout) else "upstream_down"
+        route = self._gate.route(asked.head)
+        what = type(error).__name__
+        self._trail.event(
+            "upstream fault", request_id=asked.request_id, upstream=route.upstream if route else "", kind=what, reason=str(error)
+        )
+        return self._answers.refusal(asked, kind, status=504 if kind == "upstream_timeout" else 502, detail=_words(error))
+
+    def _log(self, asked: Asked, judged: Judged) -> None:
+        decision: Decision = judged.decision
+        reason = ""
+        rules: tuple[str, ...] = ()
+        match decision:
+            case Allow():
+                name, rules = "allow", decision.rules
+            case StepUp():
+                name, rules = "step-up", decision.rules
+                reason = "login first" if decision.login else ",".join(a.step for a in decision.asked)
+            case Deny():
+                name, rules, reason = "deny", (decision.rule,) if decision.rule else (), decision.private
+            case Need():
+                return
+        for shadow in decision.shadow:
+            self._trail.event("shadow", request_id=asked.request_id, rule=shadow.rule, effect=shadow.effect)
+        note = judged.identified.note
+        self._trail.decision(
+            request_id=asked.request_id, method=asked.head.method, path=asked.head.target.path.decode("latin-1"),
+            upstream=judged.route.upstream if judged.route else "", decision=name, rules=rules,
+            reason="; ".join(filter(None, (reason, note))), subject=judged.identified.subject.id,
+        )  # fmt: skip
+
+
+def _words(error: UpstreamFault) -> str:
+    """What a script is told: which kind of fault, nothing of where."""
+    if isinstance(error, UpstreamTimeout):
+        return "The application did not answer in time."
+    if isinstance(error, UpstreamUnreachable):
+        return "The application cannot be reached. Nothing was sent to it."
+    return "The application broke off its answer."

@@ -1,0 +1,59 @@
+"""What llhttp lets pass and the gateway does not. A head that two servers could read in two ways is refused (RFC 9112 §11.2).
+
+Pure: a head in, None or a reason out.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from gateway.wire.head import Headers, header_key
+
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_DIGITS = re.compile(rb"[0-9]{1,18}")
+_FRAMING = frozenset({b"transfer-encoding", b"content-length", b"host"})
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why a head is not served. `reason` is for the log and, being free of the client's bytes, for the answer too."""
+
+    status: int
+    reason: str
+
+
+def judge(method: str, target: bytes, version: tuple[int, int], headers: Headers, *, request_line: int) -> Refused | None:
+    """None, or why the request must be refused. `request_line` bounds the first line in bytes."""
+    if version not in ((1, 0), (1, 1)):
+        return Refused(505, "HTTP version not supported")
+    if method == "CONNECT":
+        return Refused(405, "CONNECT is not served")
+    if len(method) + len(target) + len(" " + " HTTP/1.1") > request_line:
+        return Refused(414, "request line too long")
+    if _CONTROL.search(target) or b" " in target:
+        return Refused(400, "control character in the target")
+    framing: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        key = header_key(name)
+        if key in _FRAMING:
+            if key != name.lower():  # Content_Length: some servers read `_` as `-`
+                return Refused(400, "ambiguous spelling of a framing header")
+            framing.setdefault(key, []).append(value)
+        if _CONTROL.search(value):
+            return Refused(400, "control character in a header")
+    hosts = framing.get(b"host", [])
+    if len(hosts) > 1 or (not hosts and version == (1, 1)):
+        return Refused(400, "not exactly one Host header")
+    lengths = framing.get(b"content-length", [])
+    if lengths and (len(lengths) > 1 or not _DIGITS.fullmatch(lengths[0])):
+        return Refused(400, "bad Content-Length")
+    codings = framing.get(b"transfer-encoding", [])
+    if codings:
+        if lengths:
+            return Refused(400, "Content-Length with Transfer-Encoding")
+        if version == (1, 0):
+            return Refused(400, "Transfer-Encoding in HTTP/1.0")
+        if len(codings) > 1 or codings[0].lower() != b"chunked":
+            return Refused(400, "Transfer-Encoding is not chunked")
+    return None

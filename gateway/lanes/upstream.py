@@ -1,0 +1,277 @@
+"""One connection to an upstream. The request head goes out byte for byte as it was prepared; answers are read with h11.
+
+h11 is told of a request only what it needs to read the answer (method, whether a body follows, whether a switch of
+protocols is asked for): its own writer would put Host first, and no client may find its request rewritten.
+A connection whose exchange did not end cleanly is never used again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import select
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+import h11
+
+from gateway.errors import BadTarget, UpstreamBroke, UpstreamTimeout, UpstreamUnreachable
+from gateway.lanes.duplex import Duplex
+from gateway.spec.sections import UpstreamTlsSpec
+from gateway.wire.head import Headers
+
+MAX_HEAD = 64 * 1024  # bytes of an answer's head, of a chunk's header line, of trailers
+MAX_INFORMATIONAL = 16  # 1xx answers before the final one
+
+_TARGET = re.compile(rb"[^\x00-\x20\x7f]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where an upstream listens. `authority` is host[:port] as a Host header writes it; an IPv6 host stands in brackets there only."""
+
+    url: str
+    tls: bool
+    host: str
+    port: int
+    authority: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """The head of an answer: `headers` in order, names as sent; `version` is b"1.0" or b"1.1"."""
+
+    status: int
+    reason: bytes
+    headers: Headers
+    version: bytes
+
+
+def parse_endpoint(url: str) -> Endpoint:
+    """`http://host[:port]` or `https://…` as an Endpoint."""
+    parts = urlsplit(url)
+    tls = parts.scheme == "https"
+    host = parts.hostname or ""
+    shown = f"[{host}]" if ":" in host else host
+    default = 443 if tls else 80
+    port = parts.port or default
+    return Endpoint(url=url, tls=tls, host=host, port=port, authority=shown if port == default else f"{shown}:{port}")
+
+
+def tls_context(spec: UpstreamTlsSpec | None) -> ssl.SSLContext:
+    """The TLS side of an upstream's settings. Raises OSError when a file cannot be read or is no certificate."""
+    context = ssl.create_default_context(cafile=spec.ca_file if spec else None)
+    context.set_alpn_protocols(["http/1.1"])
+    if spec is not None and spec.cert_file is not None:
+        context.load_cert_chain(spec.cert_file, spec.key_file)
+    if spec is not None and not spec.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def request_head(method: str, target: bytes, headers: Headers) -> bytes:
+    """The bytes of a request head. Raises BadTarget for a target, and ValueError for a header, that would not stay one line."""
+    if not _TARGET.fullmatch(target):
+        raise BadTarget("the target holds a space or a control character")
+    head = b"".join([method.encode("ascii"), b" ", target, b" HTTP/1.1\r\n", *(b"%b: %b\r\n" % field for field in headers), b"\r\n"])
+    if head.count(b"\n") != len(headers) + 2 or head.count(b"\r") != len(headers) + 2 or b"\x00" in head:
+        raise ValueError("a header holds a line break or NUL")
+    return head
+
+
+@lru_cache(maxsize=128)
+def _told(method: str, has_body: bool, upgrade: bool) -> h11.Request:
+    headers = [(b"Host", b"-")]
+    if has_body:
+        headers.append((b"Transfer-Encoding", b"chunked"))
+    if upgrade:
+        headers += [(b"Connection", b"Upgrade"), (b"Upgrade", b"-")]
+    return h11.Request(method=method, target=b"/", headers=headers)
+
+
+async def connect(endpoint: Endpoint, context: ssl.SSLContext | None, server_name: str | None, timeout: float) -> UpstreamConnection:
+    """A new connection, TLS included. Raises UpstreamUnreachable; nothing of a request has been sent then."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(timeout):
+            _, duplex = await loop.create_connection(
+                Duplex,
+                endpoint.host,
+                endpoint.port,
+                ssl=context if endpoint.tls else None,
+                server_hostname=(server_name or endpoint.host) if endpoint.tls else None,
+            )
+    except TimeoutError as error:
+        raise UpstreamUnreachable(f"{endpoint.url}: no connection within {timeout:g} s") from error
+    except (OSError, ValueError) as error:  # ValueError: a host name that IDNA or the resolver cannot encode
+        raise UpstreamUnreachable(f"{endpoint.url}: {error}") from error
+    return UpstreamConnection(endpoint, duplex)
+
+
+class UpstreamConnection:
+    """One connection, one exchange at a time: `send_head`, then pieces and `send_end`, beside them `response` and `read`.
+
+    `reused` says that an exchange went over it before, `responded` that bytes of the present answer came.
+    Errors of `response` and `read`: UpstreamBroke, UpstreamTimeout, or what `abort` was told.
+    """
+
+    def __init__(self, endpoint: Endpoint, duplex: Duplex) -> None:
+        self.endpoint = endpoint
+        self.reused = False
+        self.responded = False
+        self._duplex = duplex
+        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+        self._chunked = False
+        self._used = False
+
+    # sending
+
+    def send_head(self, method: str, target: bytes, headers: Headers, *, has_body: bool, chunked: bool, upgrade: bool = False) -> None:
+        """Send the head. With `has_body`, `send_piece` and `send_end` must follow; their framing is what the headers say:
+        `chunked`, else Content-Length. Raises UpstreamBroke when the connection is gone, BadTarget, ValueError."""
+        head = request_head(method, target, headers)
+        self._chunked = chunked
+        self._used = True
+        self._h11.send(_told(method, has_body, upgrade))
+        if not has_body:
+            self._h11.send(h11.EndOfMessage())
+        try:
+            self._duplex.write(head)
+        except OSError as error:
+            raise UpstreamBroke(f"{self.endpoint.url}: {error}") from error
+
+    async def send_piece(self, data: bytes, timeout: float) -> None:
+        """Send bytes of the body and wait until the upstream takes them. Raises UpstreamTimeout when it takes nothing
+        for `timeout` seconds, UpstreamBroke when it is gone."""
+        try:
+            self._duplex.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+            await self._duplex.drain(timeout)
+        except TimeoutError as error:
+            raise UpstreamTimeout(f"{self.endpoint.url}: takes no bytes of the request for {timeout:g} s") from error
+        except OSError as error:
+            raise UpstreamBroke(f"{self.endpoint.url}: {error}") from error
+
+    def send_end(self) -> None:
+        """The body is complete."""
+        if self._chunked:
+            try:
+                self._duplex.write(b"0\r\n\r\n")
+            except OSError as error:
+                raise UpstreamBroke(f"{self.endpoint.url}: {error}") from error
+        if self._h11.our_state is h11.SEND_BODY:
+            self._h11.send(h11.EndOfMessage())
+
+    # receiving
+
+    async def response(self, on_informational: Callable[[ResponseHead], None]) -> ResponseHead:
+        """The final head, or that of a 101 that was asked for. 1xx before it go to `on_informational`. Waits without bound:
+        the caller's timers call `abort`."""
+        for _ in range(MAX_INFORMATIONAL + 1):
+            event = await self._event(None)
+            if not isinstance(event, h11.Response | h11.InformationalResponse):
+                raise UpstreamBroke(f"{self.endpoint.url}: closed without an answer")
+            head = ResponseHead(event.status_code, bytes(event.reason), _bare(event.headers.raw_items()), bytes(event.http_version))
+            if isinstance(event, h11.Response) or event.status_code == 101:
+                return head
+            on_informational(head)
+        raise UpstreamBroke(f"{self.endpoint.url}: more than {MAX_INFORMATIONAL} informational answers")
+
+    async def read(self, timeout: float | None) -> bytes | bytearray:
+        """The next bytes of the answer's body, b"" at its clean end; trailers are dropped."""
+        while True:
+            event = await self._event(timeout)
+            if isinstance(event, h11.Data):
+                return event.data
+            if isinstance(event, h11.EndOfMessage) or event is h11.PAUSED:
+                return b""
+
+    def read_ready(self) -> bytes | bytearray | None:
+        """Like `read`, but only what is here already: None when bytes must be waited for."""
+        while True:
+            event = self._parsed()
+            if event is h11.NEED_DATA:
+                return None
+            if isinstance(event, h11.Data):
+                return event.data
+            if isinstance(event, h11.EndOfMessage) or event is h11.PAUSED:
+                return b""
+
+    def detach(self) -> Duplex:
+        """After a 101: the bare connection. What came behind the head is read first. The caller must close it."""
+        self._duplex.unread(self._h11.trailing_data[0])
+        return self._duplex
+
+    # life
+
+    @property
+    def complete(self) -> bool:
+        """Request and answer have ended cleanly and the connection may carry another exchange."""
+        return (
+            self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE and not self._h11.trailing_data[0] and self._duplex.alive
+        )
+
+    @property
+    def unused(self) -> bool:
+        """Nothing was ever sent over it."""
+        return not self._used
+
+    def rest(self, on_stir: Callable[[], None]) -> None:
+        """Make ready for the next exchange; `on_stir` is called when the upstream closes or sends unasked meanwhile."""
+        if self._used:
+            self._h11.start_next_cycle()
+            self.reused = True
+        self.responded = False
+        self._duplex.on_stir = on_stir
+
+    def rouse(self) -> bool:
+        """Take it from rest. False when the upstream has closed it, or sent what nobody asked for: then it must not be used."""
+        self._duplex.on_stir = None
+        if not self._duplex.alive or self._duplex.fileno < 0:
+            return False
+        # A FIN that has arrived but that the event loop has not read yet shows here.
+        poll = select.poll()
+        poll.register(self._duplex.fileno, select.POLLIN | select.POLLRDHUP)
+        return not poll.poll(0)
+
+    def abort(self, reason: BaseException) -> None:
+        """End the exchange and the connection at once; whoever waits on it gets `reason`."""
+        self._duplex.on_stir = None
+        self._duplex.abort(reason)
+
+    async def aclose(self) -> None:
+        """Close and wait until it is gone."""
+        self._duplex.on_stir = None
+        self._duplex.close()
+        try:
+            async with asyncio.timeout(1.0):
+                await self._duplex.wait_lost()
+        except TimeoutError:
+            self._duplex.abort(UpstreamBroke("closed"))
+            await self._duplex.wait_lost()
+
+    def _parsed(self) -> object:
+        try:
+            return self._h11.next_event()
+        except h11.RemoteProtocolError as error:
+            raise UpstreamBroke(f"{self.endpoint.url}: {error}") from error
+
+    async def _event(self, timeout: float | None) -> object:
+        while (event := self._parsed()) is h11.NEED_DATA:
+            try:
+                data = await self._duplex.read(timeout)
+            except TimeoutError as error:
+                raise UpstreamTimeout(f"{self.endpoint.url}: silent for {timeout:g} s") from error
+            except OSError as error:
+                raise UpstreamBroke(f"{self.endpoint.url}: {error}") from error
+            if data:
+                self.responded = True
+            self._h11.receive_data(data)
+        return event
+
+
+def _bare(items: list[tuple[bytes, bytes]]) -> Headers:
+    return tuple((bytes(name), bytes(value)) for name, value in items)

@@ -1,0 +1,278 @@
+"""The decision. Pure: the same head, facts, rules and time always come to the same.
+
+All rules run, in file order: each may add steps; `allow` ends the run and keeps what was collected; `deny` ends it and discards it. Rules
+in shadow mode are reported and change nothing. What a rule lacks is asked for (`Need`) only where it could still change the decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, Literal, assert_never
+
+from gateway.policy.condition import Key
+from gateway.policy.decision import Allow, Asked, Decision, Deny, MaxAge, Need, Shadow, StepUp
+from gateway.policy.expression import Broken, Lacks, Met
+from gateway.policy.facts import Facts
+from gateway.policy.model import Permit, Refuse, Require, Route, Rule, Ruleset
+from gateway.policy.view import View
+from gateway.wire.head import RequestHead
+from gateway.wire.subject import Proof
+
+Cause = Literal["disabled", "match", "except", "who", "when", "error", "preflight", "login"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """The rule speaks. assumed: why it counts as met although its condition was not evaluated to the end; None where it was."""
+
+    assumed: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """The rule is silent. key: the key of `match` that does not hold, or of `except` that does. detail: what went wrong in an error."""
+
+    cause: Cause
+    key: Key | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """It cannot be said before this is gathered."""
+
+    need: Need
+
+
+@dataclass(frozen=True, slots=True)
+class Faulty:
+    """Its condition cannot be evaluated and `on_error` is `deny`: the request is refused."""
+
+    reason: str
+
+
+Verdict = Hit | Miss | Unknown | Faulty
+
+HIT: Final = Hit()
+BODY: Final = Unknown(Need(body=True))
+NOTHING: Final = Allow()
+NO_ROUTE: Final = Deny(404, "There is nothing at this address.", "no route leads to an upstream", rule="")
+_STRICTNESS: Final = {"auto": 0, "confirm": 1, "off": 2}
+
+
+def route(head: RequestHead, ruleset: Ruleset) -> Route | None:
+    """The first route of which every reading matches, or None."""
+    view = View(head, None)
+    return next((each for each in ruleset.routes if each.condition.missed_by_all(view) is None), None)
+
+
+def decide(head: RequestHead, facts: Facts, ruleset: Ruleset, now: float) -> Decision:
+    """What becomes of a request. now: seconds since the epoch.
+
+    After a `Need` you must gather what it names into `facts` (a body that cannot be had as `BodyUnavailable`, a record that does not exist
+    as None) and ask again.
+    """
+    found = route(head, ruleset)
+    if found is None:
+        return NO_ROUTE
+    upstream = found.upstream
+    positions = ruleset.index.candidates(head.host, head.target.readings, upstream)
+    if not positions:
+        return NOTHING
+    view = View(head, facts.body, upstream, folds=upstream in ruleset.case_insensitive)
+    return run((ruleset.rules[position] for position in positions), view, facts, ruleset, now)
+
+
+@dataclass(slots=True)
+class _Collected:
+    """What the rules so far came to."""
+
+    hit: list[str] = field(default_factory=list)
+    asked: dict[str, Asked] = field(default_factory=dict)
+    proved: dict[str, None] = field(default_factory=dict)
+    shadow: list[Shadow] = field(default_factory=list)
+    body: bool = False
+    records: frozenset[str] = frozenset()
+    replay: Literal["auto", "confirm", "off"] = "auto"
+    relied: bool = False
+
+    def hits(self, rule: Rule) -> None:
+        self.hit.append(rule.name)
+        if _STRICTNESS[rule.replay] > _STRICTNESS[self.replay]:
+            self.replay = rule.replay
+
+
+def run(rules: Iterable[Rule], view: View, facts: Facts, ruleset: Ruleset, now: float) -> Decision:
+    """Let rules in file order come to a decision. Rules that would miss may be left out."""
+    collected = _Collected()
+    for rule in rules:
+        verdict = judge(rule, view, facts, ruleset, now)
+        if rule.shadow:
+            # What a store holds is not worth failing a request for; the body is read only to report truly.
+            if isinstance(verdict, Unknown):
+                collected.body |= verdict.need.body
+            elif not isinstance(verdict, Miss):
+                collected.shadow.append(Shadow(rule.name, effect(rule) if isinstance(verdict, Hit) else "deny"))
+            continue
+        collected.relied |= _relies(rule, verdict, facts)
+        match verdict:
+            case Miss():
+                continue
+            case Unknown(need):
+                collected.body |= need.body
+                collected.records |= need.records
+                if not isinstance(rule.effect, Require):
+                    break  # whether the run ends here is open
+                continue
+            case Faulty(reason):
+                return _fault(rule, reason, collected)
+            case Hit():
+                collected.hits(rule)
+            case _:
+                assert_never(verdict)
+        match rule.effect:
+            case Require():
+                for step in askable(rule, view, facts, ruleset):
+                    if proved(step, rule.max_age, facts, now):
+                        collected.proved[step] = None
+                    else:
+                        collected.asked[step] = _merged(collected.asked.get(step), step, rule)
+            case Refuse(status, message):
+                return Deny(status, message, f"rule {rule.name} denies", rule.name, collected.relied, tuple(collected.shadow))
+            case Permit():
+                break
+            case _:
+                assert_never(rule.effect)
+    return _outcome(collected, facts, ruleset)
+
+
+def _outcome(collected: _Collected, facts: Facts, ruleset: Ruleset) -> Decision:
+    if collected.body or collected.records:
+        return Need(body=collected.body, records=collected.records)
+    hit, shadow = tuple(collected.hit), tuple(collected.shadow)
+    if collected.asked:
+        login = not facts.subject.known and any(ruleset.steps[step].needs_subject for step in collected.asked)
+        return StepUp(tuple(collected.asked.values()), hit, collected.replay, login, shadow)
+    by_pass = bool(collected.proved)
+    return Allow(hit, tuple(collected.proved), by_pass, by_pass or collected.relied, shadow)
+
+
+def judge(rule: Rule, view: View, facts: Facts, ruleset: Ruleset, now: float) -> Verdict:
+    """Whether one rule speaks about a request."""
+    verdict = _judge(rule, view, facts, now)
+    if isinstance(verdict, Miss) or not isinstance(rule.effect, Require):
+        return verdict
+    if view.preflight:
+        return Miss("preflight")
+    steps = askable(rule, view, facts, ruleset)
+    if not steps:
+        return Miss("login")
+    if not isinstance(verdict, Hit) and all(proved(step, rule.max_age, facts, now) for step in steps):
+        return Hit(assumed="its steps are proved, so its condition does not matter")
+    return verdict
+
+
+def _judge(rule: Rule, view: View, facts: Facts, now: float) -> Verdict:
+    if not rule.enabled:
+        return Miss("disabled")
+    every = isinstance(rule.effect, Permit)
+    missed = rule.match.missed_by_all(view) if every else rule.match.missed_by_any(view)
+    unread = missed == "body"
+    if missed is not None and missed != "body":
+        return Miss("match", missed)
+    if rule.excuse is not None and (excused := rule.excuse.excused_by(view)) is not None:
+        if excused != "body":
+            return Miss("except", excused)
+        unread = True
+    if rule.who != "any" and (rule.who == "authenticated") is not facts.subject.known:
+        return Miss("who")
+    if rule.when is None:
+        return BODY if unread else HIT
+    match rule.when.evaluate(view, facts, now, every=every):
+        case Met(value):
+            if not value:
+                return Miss("when")
+            return BODY if unread else HIT
+        case Lacks(need):
+            return Unknown(Need(body=need.body or unread, records=need.records))
+        case Broken(reason):
+            if unread:
+                return BODY
+            match rule.on_error:
+                case "deny":
+                    return Faulty(reason)
+                case "require":
+                    return Hit(assumed=reason)
+                case "skip" | "allow":
+                    return Miss("error", detail=reason)
+        case outcome:
+            assert_never(outcome)
+
+
+def proved(step: str, max_age: MaxAge, facts: Facts, now: float) -> Proof | None:
+    """The proof that makes asking unnecessary: of the transaction being resumed, or one in the pass that is young enough."""
+    if granted := facts.granted.get(step):
+        return granted
+    proof = facts.proofs.get(step)
+    if proof is None or max_age == "once":
+        return None
+    return proof if max_age == "session" or now - proof.at < max_age else None
+
+
+def askable(rule: Rule, view: View, facts: Facts, ruleset: Ruleset) -> tuple[str, ...]:
+    """The steps of a `require` that can be asked of this subject here: nobody is refused a login for not being logged in."""
+    assert isinstance(rule.effect, Require)  # noqa: S101 - tells mypy what the caller has matched
+    if facts.subject.known or not _login_path(view, ruleset):
+        return rule.effect.steps
+    return tuple(step for step in rule.effect.steps if not ruleset.steps[step].needs_subject)
+
+
+def effect(rule: Rule) -> str:
+    """ "deny", "allow" or "require a,b"."""
+    match rule.effect:
+        case Require(steps):
+            return f"require {','.join(steps)}"
+        case Refuse():
+            return "deny"
+        case Permit():
+            return "allow"
+
+
+def _login_path(view: View, ruleset: Ruleset) -> bool:
+    return any(login.upstream == view.upstream and login.paths.issuperset(view.paths) for login in ruleset.logins)
+
+
+def _relies(rule: Rule, verdict: Verdict, facts: Facts) -> bool:
+    """Whether the verdict would be another for another subject or another pass, where there is one at all."""
+    if not (facts.subject.known or facts.proofs or facts.pass_issued is not None):
+        return False
+    match verdict:
+        case Miss("disabled" | "match" | "except"):
+            return False
+        case Miss("who"):
+            return True
+        case _:
+            return rule.who != "any" or (rule.when is not None and not rule.when.uses.isdisjoint({"subject", "pass"}))
+
+
+def _merged(earlier: Asked | None, step: str, rule: Rule) -> Asked:
+    """One step is asked once, as strictly as the strictest rule wants it."""
+    if earlier is None:
+        return Asked(step, rule.max_age, (rule.name,))
+    return Asked(step, min(earlier.max_age, rule.max_age, key=_seconds), (*earlier.rules, rule.name))
+
+
+def _seconds(max_age: MaxAge) -> float:
+    match max_age:
+        case "once":
+            return -1.0
+        case "session":
+            return float("inf")
+        case seconds:
+            return seconds
+
+
+def _fault(rule: Rule, reason: str, collected: _Collected) -> Deny:
+    private = f"rule {rule.name}: `when` cannot be evaluated ({reason}) and on_error is deny"
+    return Deny(403, "This request could not be checked, so it was refused.", private, rule.name, collected.relied, tuple(collected.shadow))

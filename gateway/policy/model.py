@@ -1,0 +1,84 @@
+"""Compiled rules: what `decide` reads. Made by `gateway.policy.compile` out of the specs; immutable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from gateway.policy.condition import Condition
+from gateway.policy.decision import MaxAge
+from gateway.policy.expression import Expression
+from gateway.policy.index import RuleIndex
+
+
+@dataclass(frozen=True, slots=True)
+class Require:
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    status: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule. `position` is its place in file order, over all files."""
+
+    position: int
+    name: str
+    match: Condition
+    excuse: Condition | None
+    who: Literal["authenticated", "anonymous", "any"]
+    when: Expression | None
+    effect: Require | Refuse | Permit
+    max_age: MaxAge
+    replay: Literal["auto", "confirm", "off"]
+    shadow: bool
+    enabled: bool
+    on_error: Literal["deny", "require", "skip", "allow"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """What policy must know of a step: whether it can be asked of nobody. `acr`: its authentication context, if named."""
+
+    name: str
+    kind: str
+    needs_subject: bool
+    acr: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    upstream: str
+    condition: Condition
+    cors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LoginPaths:
+    """Exact paths of an identity source's login and logout at one upstream; never refused for lack of a subject."""
+
+    upstream: str
+    paths: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Ruleset:
+    """Everything that decisions depend on. `case_insensitive`: upstreams whose paths are judged case-folded too."""
+
+    rules: tuple[Rule, ...]
+    index: RuleIndex
+    routes: tuple[Route, ...]
+    steps: Mapping[str, StepInfo]
+    logins: tuple[LoginPaths, ...]
+    case_insensitive: frozenset[str]
+    version: str = ""

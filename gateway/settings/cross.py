@@ -1,0 +1,193 @@
+"""What no single section can tell: names that must exist, files that must be readable, sections that need or exclude one another.
+
+Names are looked for in the values as written, so that a mistake elsewhere in an entry hides none of these.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from gateway.settings.mistakes import Report, Source, nearest
+from gateway.settings.places import Loc
+from gateway.settings.registry import Registry
+from gateway.spec.base import Spec, parse_address
+from gateway.spec.sections import GatewaySpec
+
+MAX_LOGO = 16_384
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
+_ADDRESS = re.compile(r"[^\s@<>]+@[^\s@<>]+|[^<>\r\n]*<[^\s@<>]+@[^\s@<>]+>")
+
+
+def check_names(report: Report, source: Source, raw: Mapping[str, Any]) -> None:
+    """Names of upstreams and steps: they stand in tokens, URLs and logs."""
+    for section, what in (("upstreams", "an upstream"), ("steps", "a step")):
+        for name in _mapping(raw.get(section)):
+            if not _NAME.fullmatch(name):
+                message = f"the name of {what} is 1 to 64 letters, digits, `_`, `.` or `-`, and begins with a letter or digit"
+                report.add(source, (section, name), message, key=True)
+
+
+def check_references(report: Report, main: Source, raw: Mapping[str, Any], rules: Iterable[tuple[Source, int, Any]]) -> None:
+    """Upstreams and steps that entries name, and names of rules that are taken. rules: of all files, in order."""
+    upstreams, steps = list(_mapping(raw.get("upstreams"))), list(_mapping(raw.get("steps")))
+
+    def refer(source: Source, loc: Loc, value: object, what: str, known: list[str]) -> None:
+        for index, name in enumerate(value) if isinstance(value, list) else [(None, value)]:
+            if isinstance(name, str) and name not in known:
+                report.add(source, loc if index is None else (*loc, index), f'no {what} named "{name}"{nearest(name, known)}')
+
+    for section in ("routes", "identity"):
+        for index, entry in enumerate(_list(raw.get(section))):
+            refer(main, (section, index, "upstream"), _mapping(entry).get("upstream"), "upstream", upstreams)
+    taken: dict[str, tuple[Source, Loc]] = {}
+    for source, index, rule in rules:
+        entry = _mapping(rule)
+        refer(source, ("rules", index, "require"), entry.get("require"), "step", steps)
+        for key in ("match", "except"):
+            refer(source, ("rules", index, key, "upstream"), _mapping(entry.get(key)).get("upstream"), "upstream", upstreams)
+        if isinstance(name := entry.get("name"), str):
+            loc: Loc = ("rules", index, "name")
+            first, there = taken.setdefault(name, (source, loc))
+            if (first, there) != (source, loc):
+                report.add(source, loc, f'a rule named "{name}" stands at {first.name}:{first.document.mark(there).line} already')
+
+
+def check_sections(report: Report, source: Source, spec: GatewaySpec, kinds: Registry) -> None:
+    """What a typed section still can have wrong."""
+    _upstreams(report, source, spec)
+    if spec.continue_path == spec.prefix or spec.continue_path.startswith(spec.prefix + "/"):
+        there = "continue_path" in spec.model_fields_set
+        report.add(
+            source, ("continue_path" if there else "prefix",), f"`continue_path` ({spec.continue_path}) lies under `prefix` ({spec.prefix})"
+        )
+    if not _loopback(spec.admin.listen) and spec.admin.token is None:
+        report.add(source, ("admin", "listen"), "off loopback the admin listener needs `token`")
+    if spec.admin.listen == spec.listen and parse_address(spec.listen)[1] != 0:
+        at: Loc = ("admin", "listen") if "listen" in spec.admin.model_fields_set else ("listen",)
+        report.add(source, at, "the public and the admin listener cannot have one address")
+    for key, check in (("state", kinds.check_state), ("records", kinds.check_records)):
+        if (wrong := check(getattr(spec.stores, key))) is not None:
+            report.add(source, ("stores", key), wrong)
+    if spec.mail is not None:
+        if spec.mail.smtp is None and not spec.mail.demo:
+            report.add(source, ("mail",), "needs `smtp`, the server that takes mail")
+        if spec.mail.smtp is not None and not _smtp(spec.mail.smtp):
+            report.add(
+                source,
+                ("mail", "smtp"),
+                "is not the URL of a mail server; write smtp://[user:password@]host:port, smtps://… or smtp+starttls://…",
+            )
+        if not _ADDRESS.fullmatch(spec.mail.from_):
+            report.add(source, ("mail", "from"), "is not a mail address")
+    if spec.theme.support_url is not None and not spec.theme.support_url.startswith(("https://", "http://", "mailto:")):
+        report.add(source, ("theme", "support_url"), "is not a link; write https://… or mailto:…")
+
+
+def _upstreams(report: Report, source: Source, spec: GatewaySpec) -> None:
+    written = _mapping(source.document.value)
+    if len(_mapping(written.get("upstreams"))) > 1 and not written.get("routes"):
+        report.add(source, ("upstreams",), "there are several, so `routes` must say which one serves a request", key=True)
+    for name, upstream in spec.upstreams.items():
+        for index, url in enumerate(upstream.url):
+            parts = urlsplit(url)
+            at: Loc = ("upstreams", name, "url", index)
+            if parts.path not in ("", "/") or parts.query or parts.fragment:
+                report.add(source, at, "an upstream's URL has no path; write http://host:port")
+            if parts.username is not None:
+                report.add(source, at, "an upstream's URL holds no user or password")
+            try:
+                _ = parts.port
+            except ValueError:
+                report.add(source, at, "the port is not a number from 0 to 65535")
+        tls = upstream.tls
+        if tls is not None:
+            if not any(url.lower().startswith("https:") for url in upstream.url):
+                report.add(source, ("upstreams", name, "tls"), "is for https:// URLs, and there is none here")
+            if (tls.cert_file is None) != (tls.key_file is None):
+                report.add(source, ("upstreams", name, "tls"), "`cert_file` and `key_file` come together")
+
+
+def check_steps(report: Report, source: Source, spec: GatewaySpec, steps: Mapping[str, Spec]) -> None:
+    """What steps need of other sections."""
+    for name, config in steps.items():
+        if getattr(config, "needs_mail", False) and spec.mail is None:
+            report.add(source, ("steps", name), "sends mail, so the section `mail` is needed")
+
+
+def check_files(report: Report, source: Source, spec: GatewaySpec) -> list[Path]:
+    """Files that must be readable. Returns those that a watcher should know."""
+    found: list[Path] = []
+    for loc, name in _named_files(spec):
+        path = source.base / name
+        found.append(path)
+        if (wrong := unreadable(path)) is not None:
+            report.add(source, loc, f"cannot read {name}: {wrong}")
+        elif loc == ("theme", "logo"):
+            if path.stat().st_size > MAX_LOGO:
+                report.add(source, loc, f"is larger than {MAX_LOGO // 1024} KiB")
+            if path.suffix.lower() not in (".svg", ".png"):
+                report.add(source, loc, "is neither SVG nor PNG by its name")
+    wrong = unreadable(source.base / spec.secrets.key_file, may_be_missing=True)
+    if wrong is not None:
+        report.add(source, ("secrets", "key_file"), f"cannot read {spec.secrets.key_file}: {wrong}")
+    return found
+
+
+def _named_files(spec: GatewaySpec) -> Iterator[tuple[Loc, str]]:
+    if spec.tls is not None:
+        yield ("tls", "cert_file"), spec.tls.cert_file
+        yield ("tls", "key_file"), spec.tls.key_file
+    for name, upstream in spec.upstreams.items():
+        if upstream.tls is not None:
+            for key in ("ca_file", "cert_file", "key_file"):
+                if (file := getattr(upstream.tls, key)) is not None:
+                    yield ("upstreams", name, "tls", key), file
+    if spec.theme.logo is not None:
+        yield ("theme", "logo"), spec.theme.logo
+
+
+def unreadable(path: Path, *, may_be_missing: bool = False) -> str | None:
+    """Why a file cannot be read, or None."""
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except FileNotFoundError as error:
+        return None if may_be_missing else error.strerror
+    except OSError as error:
+        return error.strerror or str(error)
+    except ValueError:  # a NUL in the name
+        return "no file has such a name"
+    return None
+
+
+def _loopback(address: str) -> bool:
+    host, _ = parse_address(address)
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _smtp(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("smtp", "smtps", "smtp+starttls") and bool(parts.hostname) and parts.path in ("", "/")
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -1,0 +1,59 @@
+"""The trail of decisions and outcomes: a log line, a count, and for outcomes of steps an audit event in the records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+
+from gateway.errors import StoreUnavailable
+from gateway.flow.ports import AuditEvent, Records
+from gateway.telemetry.metrics import Metrics
+
+
+class Telemetry:
+    """Implements flow.trail.Trail."""
+
+    def __init__(self, metrics: Metrics, records: Records) -> None:
+        self._metrics = metrics
+        self._records = records
+        self._log = structlog.get_logger()
+
+    def decision(
+        self, *, request_id: str, method: str, path: str, upstream: str, decision: str, rules: tuple[str, ...], reason: str, subject: str
+    ) -> None:
+        self._metrics.decisions.labels(decision, upstream).inc()
+        for rule in rules:
+            self._metrics.rules.labels(rule, "enforce").inc()
+        self._log.info(
+            "decision", request_id=request_id, decision=decision, rules=",".join(rules) or "-", reason=reason, method=method, path=path,
+            upstream=upstream, subject=subject or "-",
+        )  # fmt: skip
+
+    def event(self, name: str, *, request_id: str = "", **fields: Any) -> None:
+        match name:
+            case "refused":
+                self._metrics.refusals.labels(str(fields.get("kind", "other"))).inc()
+            case "upstream fault":
+                self._metrics.upstream.labels(str(fields.get("upstream", "")), str(fields.get("kind", ""))).inc()
+            case "shadow":
+                self._metrics.rules.labels(str(fields.get("rule", "")), "shadow").inc()
+            case "transaction":
+                self._metrics.transactions.labels(str(fields.get("outcome", ""))).inc()
+            case _:
+                pass
+        quiet = name in ("transaction", "shadow")
+        level = self._log.info if quiet else self._log.warning
+        level(name, **({"request_id": request_id} if request_id else {}), **fields)
+
+    async def audit(self, event: AuditEvent) -> None:
+        if event.step:
+            self._metrics.steps.labels(event.step, event.outcome).inc()
+        self._log.info(
+            "audit", audit=event.event, request_id=event.request_id, subject=event.subject or "-", step=event.step or "-",
+            rule=event.rule or "-", outcome=event.outcome, address=event.address, **dict(event.detail),
+        )  # fmt: skip
+        try:
+            await self._records.audit(event)
+        except StoreUnavailable as error:
+            self._log.error("audit event not stored", request_id=event.request_id, reason=str(error))

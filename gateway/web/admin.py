@@ -1,0 +1,79 @@
+"""The admin listener: probes, metrics, the demo's mailbox. Host is checked (DNS rebinding), and off loopback a token is needed."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable, Sequence
+
+from aiohttp import web
+
+from gateway.errors import GatewayError
+from gateway.web.answers import response
+from gateway.web.pages import Letter, Pages, Shown
+from gateway.web.problem import json_page
+
+Check = Callable[[], Awaitable[None]]
+"""Raises GatewayError when what it checks does not work."""
+
+LOCAL = frozenset({"127.0.0.1", "localhost", "[::1]"})
+
+
+class Admin:
+    def __init__(
+        self, *, hosts: Sequence[str], token: str | None, checks: dict[str, Check], metrics: Callable[[], bytes], pages: Callable[[], Pages],
+        shown: Callable[[], Shown], mailbox: Callable[[], Sequence[dict[str, str]]] | None,
+    ) -> None:  # fmt: skip
+        self._hosts = LOCAL | frozenset(h.lower() for h in hosts)
+        self._token = token
+        self._checks = checks
+        self._metrics = metrics
+        self._pages = pages
+        self._shown = shown
+        self._mailbox = mailbox
+
+    def application(self) -> web.Application:
+        app = web.Application(middlewares=[self._guard])
+        app.router.add_get("/health/live", self._live)
+        app.router.add_get("/health/ready", self._ready)
+        app.router.add_get("/metrics", self._show_metrics)
+        if self._mailbox is not None:
+            app.router.add_get("/dev/mailbox", self._show_mailbox)
+        return app
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
+        host = request.headers.get("Host", "").lower()
+        name = host if host.endswith("]") else host.rpartition(":")[0] or host
+        if name not in self._hosts:
+            return response(json_page(421, {"error": "wrong_host", "detail": "add this host to admin.hosts, or use 127.0.0.1"}))
+        probe = request.path.startswith("/health/")
+        given = request.headers.get("Authorization", "").encode()
+        if self._token is not None and not probe and not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
+            return response(json_page(401, {"error": "token_required"}, headers=(("WWW-Authenticate", "Bearer"),)))
+        return await handler(request)
+
+    async def _live(self, _request: web.Request) -> web.StreamResponse:
+        return response(json_page(200, {"status": "alive"}))
+
+    async def _ready(self, _request: web.Request) -> web.StreamResponse:
+        """503 while anything that gated requests need is away; the body says which."""
+        said: dict[str, str] = {}
+        for name, check in self._checks.items():
+            try:
+                await check()
+            except GatewayError as error:
+                said[name] = str(error)
+            else:
+                said[name] = "ok"
+        ready = all(word == "ok" for word in said.values())
+        return response(json_page(200 if ready else 503, {"status": "ready" if ready else "not ready", "checks": said}))
+
+    async def _show_metrics(self, _request: web.Request) -> web.StreamResponse:
+        return web.Response(body=self._metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    async def _show_mailbox(self, request: web.Request) -> web.StreamResponse:
+        messages = list(self._mailbox() if self._mailbox else ())
+        if "text/html" not in request.headers.get("Accept", ""):
+            return response(json_page(200, messages))
+        letters = [Letter(m["to"], m["subject"], m["text"]) for m in messages]
+        return response(self._pages().mailbox(self._shown(), letters))

@@ -1,0 +1,139 @@
+"""Answers as aiohttp responses: a page to whoever can see one, problem+json to a script. Implements lanes.answers.Answers.
+
+No answer of ours names an absolute URL outside `public_url`; redirects between our own pages are relative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import ceil
+from typing import Any, cast
+
+from aiohttp import web
+
+from gateway.flow.asked import Asked
+from gateway.flow.ports import Entropy
+from gateway.flow.transaction import Transaction
+from gateway.policy.model import StepInfo
+from gateway.web.csp import common_headers
+from gateway.web.page import Page, safe_href
+from gateway.web.pages import Pages, Shown, Suspended, Way
+from gateway.web.problem import problem, step_up_required
+from gateway.web.texts import TEXTS, Kind
+from gateway.wire.head import RequestHead
+from gateway.wire.media import navigation, prefers_json
+
+
+def response(page: Page, cookies: Sequence[bytes] = ()) -> web.Response:
+    """A page with its headers and our cookies; aiohttp adds Content-Length, Date and Server."""
+    made = web.Response(status=page.status, body=page.body)
+    made.headers.popall("Content-Type", None)
+    for name, value in page.headers:
+        made.headers.add(name, value)
+    for cookie in cookies:
+        made.headers.add("Set-Cookie", cookie.decode("latin-1"))
+    return made
+
+
+def wants_page(head: RequestHead) -> bool:
+    """A person looks at the answer: a navigation or a frame, and not one that asks for JSON."""
+    return navigation(head) in ("navigation", "frame") and not prefers_json(head)
+
+
+def suspended(transaction: Transaction) -> Suspended:
+    return Suspended(transaction.method, transaction.target.decode("latin-1"), transaction.origin.partition("://")[2])
+
+
+class WebAnswers:
+    def __init__(
+        self, *, pages: Callable[[], Pages], steps: Callable[[], Mapping[str, StepInfo]], entropy: Entropy, prefix: str, continue_path: str
+    ) -> None:
+        self._pages = pages
+        self._steps = steps
+        self._entropy = entropy
+        self._prefix = prefix
+        self._continue = continue_path
+
+    @property
+    def pages(self) -> Pages:
+        return self._pages()
+
+    def shown(self, request_id: str) -> Shown:
+        return Shown(nonce=self._entropy.token()[:22], request_id=request_id)
+
+    def transaction_path(self, state: str) -> str:
+        return f"{self._prefix}/t/{state}"
+
+    def continue_path(self, state: str) -> str:
+        return f"{self._continue}?state={state}"
+
+    def see_other(self, location: str, cookies: Sequence[bytes] = ()) -> web.Response:
+        headers = (("Location", safe_href(location)), *common_headers())
+        return response(Page(303, headers, b""), cookies)
+
+    def bare(self, status: int, kind: str, request_id: str) -> web.Response:
+        """For a request that has no readable head: nothing is known of what it can show, so both get few words."""
+        title = next((text.title for name, text in TEXTS.items() if name == kind), "This request cannot be served")
+        text = f"{title}. Request number {request_id}.\n"
+        return response(Page(status, (("Content-Type", "text/plain; charset=utf-8"), *common_headers()), text.encode()))
+
+    def refusal(
+        self, asked: Asked, kind: str, *, status: int | None = None, retry_after: int | None = None, cookies: Sequence[bytes] = (),
+        message: str = "", href: str | None = None, label: str | None = None, detail: str = "", error: str | None = None,
+        about: Transaction | None = None, limit: int | None = None,
+    ) -> web.Response:  # fmt: skip
+        """A refusal or dead end. message: a rule's or step's public words. href, label: the way on."""
+        name = cast(Kind, kind)
+        text = TEXTS[name]
+        code = text.status if status is None else status
+        if retry_after is None and code in (429, 503):
+            retry_after = 5
+        if wants_page(asked.head):
+            made = self.pages.message(
+                self.shown(asked.request_id), name, status=code, retry_after=retry_after, message=message,
+                primary=Way(href, label) if href is not None else None, suspended=suspended(about) if about else None,
+                framed=navigation(asked.head) == "frame",
+            )  # fmt: skip
+        else:
+            words = detail or message or " ".join(text.paragraphs).format(message=message, wait=f"{retry_after} seconds")
+            extra = {"limit": limit} if limit is not None else None
+            made = problem(code, kind, words, asked.request_id, error=error, retry_after=retry_after, extra=extra)
+        return response(made, cookies)
+
+    def step_up(
+        self, asked: Asked, transaction: Transaction | None, state: str | None, steps: Sequence[str], *, max_age: float | None,
+        cookies: Sequence[bytes] = (), cors: Sequence[str] = (),
+    ) -> web.Response:  # fmt: skip
+        """The 401 for whoever cannot be redirected (RFC 9470, RFC 9457)."""
+        infos = self._steps()
+        opened: dict[str, Any] = {}
+        if transaction is not None and state is not None:
+            origin = asked.head.origin
+            opened = {
+                "state": state,
+                "step_up_url": origin + self.transaction_path(state),
+                "continue_url": origin + self.continue_path(state),
+                "expires_in": max(0, ceil(transaction.expires - asked.now)),
+            }
+        made = step_up_required(
+            request_id=asked.request_id,
+            description="This request needs a step-up: " + ", ".join(steps),
+            steps=steps,
+            acr_values=[infos[s].acr or s if s in infos else s for s in steps],
+            max_age=int(max_age) if max_age is not None else None,
+            **opened,
+        )
+        answer = response(made, cookies)
+        allow_origin(asked.head, answer, cors)
+        return answer
+
+
+def allow_origin(head: RequestHead, answer: web.StreamResponse, origins: Sequence[str]) -> None:
+    """CORS for the configured origins only (Fetch Standard §3.2): with credentials, so never `*`."""
+    origin = head.get("origin")
+    if origin is not None and origin in origins:
+        answer.headers["Access-Control-Allow-Origin"] = origin
+        answer.headers["Access-Control-Allow-Credentials"] = "true"
+        answer.headers["Access-Control-Expose-Headers"] = "WWW-Authenticate, Retry-After"
+    if origins:
+        answer.headers.add("Vary", "Origin")

@@ -1,0 +1,208 @@
+"""`/continue`: the rules run again, the pass is reissued, and the way back to the original request is opened.
+
+Only READY resumes; PENDING goes back to its step. For another method than GET (or a step asked `once`) the way back carries a one-use
+ticket, and it is the ticket that consumes the transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, assert_never
+from urllib.parse import parse_qsl
+
+from aiohttp import web
+
+from gateway.errors import BodyTooLarge, Conflict, TokenInvalid
+from gateway.flow.asked import Asked
+from gateway.flow.cookies import PassCookies
+from gateway.flow.gate import Gate
+from gateway.flow.issuer import Issuer
+from gateway.flow.ports import AuditEvent
+from gateway.flow.repository import STATE_PREFIX, TICKET_PARAMETER, Found, Transactions, transaction_id
+from gateway.flow.rerun import enriched, rerun
+from gateway.flow.trail import Trail
+from gateway.flow.transaction import Event, Status, Transaction, ask_more, move
+from gateway.flow.visit import Closed, Door, Visit
+from gateway.policy.decision import Allow, Deny, Need, StepUp
+from gateway.tokens.keys import Keyring
+from gateway.tokens.signer import TokenKind, verify
+from gateway.web.answers import WebAnswers, response, wants_page
+from gateway.web.csp import common_headers
+from gateway.web.page import Page
+from gateway.web.problem import problem
+from gateway.web.transaction import STATE, ReadBody, TransactionPages
+from gateway.wire.media import media_type
+from gateway.wire.target import query_pairs, with_parameter
+
+NO_STATE = "invalid_request: the state parameter is missing. Send back the original state that you received."
+
+
+class Resume:
+    def __init__(
+        self, *, transactions: Transactions, door: Door, gate: Gate, pages: TransactionPages, answers: WebAnswers, issuer: Issuer, keyring: Callable[[], Keyring],
+        passes: PassCookies, trail: Trail, read_body: ReadBody, answer_limit: int, condition_limit: int,
+    ) -> None:  # fmt: skip
+        self._transactions = transactions
+        self._door = door
+        self._gate = gate
+        self._pages = pages
+        self._answers = answers
+        self._issuer = issuer
+        self._keyring = keyring
+        self._passes = passes
+        self._trail = trail
+        self._read_body = read_body
+        self._answer_limit = answer_limit
+        self._condition_limit = condition_limit
+
+    async def handle(self, request: web.BaseRequest, asked: Asked) -> web.Response:
+        """GET or POST with `state`, and optionally the continue token. May raise StoreUnavailable and ClientGone."""
+        if request.method not in ("GET", "HEAD", "POST"):
+            return self._answers.refusal(asked, "bad_request", status=405, detail="Use GET or POST.")
+        given = await self._parameters(request, asked)
+        if isinstance(given, web.Response):
+            return given
+        states, tokens = given
+        if len(states) != 1:
+            words = NO_STATE if not states else "invalid_request: the state parameter is given more than once."
+            self._trail.event("refused", request_id=asked.request_id, kind="bad_request", reason=f"{len(states)} states at /continue")
+            return self._answers.refusal(asked, "bad_request", detail=words, error="invalid_request")
+        state = states[0]
+        if not state.startswith(STATE_PREFIX):
+            words = "invalid_request: this state is not one of ours. Send back the original state that you received."
+            return self._answers.refusal(asked, "bad_request", detail=words, error="invalid_request")
+        if not STATE.fullmatch(state):
+            return self._pages.closed(asked, Closed("unknown", "not a state"))
+        visit = await self._door.enter(asked, transaction_id(state))
+        if isinstance(visit, Closed):
+            return self._pages.closed(asked, visit)
+        transaction = visit.found.transaction
+        if tokens and (wrong := self._wrong_token(tokens, transaction, state, asked.now)):
+            self._trail.event("refused", request_id=asked.request_id, kind="bad_token", reason=wrong)
+            return self._answers.refusal(asked, "bad_token", href=self._answers.transaction_path(state), about=transaction)
+        match transaction.status:
+            case Status.READY:
+                return await self._ready(asked, state, visit)
+            case Status.PENDING:
+                return self._back_to_step(asked, state)
+            case _:
+                return self._pages.ended(asked, transaction)
+
+    async def _parameters(self, request: web.BaseRequest, asked: Asked) -> tuple[list[str], list[str]] | web.Response:
+        """Every `state` and every `token`, of the query and of a form."""
+        pairs = list(query_pairs(asked.head.target))
+        if request.method == "POST":
+            try:
+                body = await self._read_body(request, self._answer_limit)
+            except BodyTooLarge:
+                return self._answers.refusal(asked, "too_large", limit=self._answer_limit)
+            if media_type(asked.head.get("content-type") or "") == "application/x-www-form-urlencoded":
+                try:
+                    pairs += parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=100)
+                except ValueError:
+                    return self._answers.refusal(
+                        asked, "bad_request", detail="invalid_request: the form cannot be read.", error="invalid_request"
+                    )
+        return [v for n, v in pairs if n == "state" and v], [v for n, v in pairs if n == "token" and v]
+
+    def _wrong_token(self, tokens: list[str], transaction: Transaction, state: str, now: float) -> str:
+        """Why the continue token that came along is none of this transaction, "" if it is."""
+        if len(tokens) != 1:
+            return "more than one token"
+        try:
+            claims = verify(
+                TokenKind.CONTINUE, tokens[0], keyring=self._keyring(), now=now, issuer=transaction.origin, audience=transaction.upstream
+            )
+        except TokenInvalid as error:
+            return str(error)
+        if (claims.get("state"), claims.get("jti"), claims.get("sub")) != (state, transaction.jti, transaction.subject.id):
+            return "the token is another transaction's"
+        return ""
+
+    def _back_to_step(self, asked: Asked, state: str) -> web.Response:
+        if wants_page(asked.head):
+            return self._answers.see_other(self._answers.transaction_path(state))
+        words = f"Steps are still open; see {self._answers.transaction_path(state)}"
+        return response(problem(409, "step_pending", words, asked.request_id))
+
+    async def _ready(self, asked: Asked, state: str, visit: Visit) -> web.Response:
+        transaction = visit.found.transaction
+        stored = await self._transactions.request(transaction.id, asked.now)
+        if stored is None:
+            return self._answers.refusal(asked, "expired", href=transaction.page, about=transaction)
+        judged = await rerun(self._gate, transaction, stored, visit.identified, asked.head, asked.now, limit=self._condition_limit)
+        match judged.decision:
+            case Allow():
+                self._log(asked, transaction, "resume", judged.decision.rules, "")
+                return await self._go_on(asked, state, visit)
+            case StepUp():
+                more = None if judged.decision.login else ask_more(transaction, judged.decision.asked)
+                self._log(asked, transaction, "step-up", judged.decision.rules, "rules run again ask for more")
+                if more is None:
+                    return await self._refused(
+                        asked, visit, "The rules ask for another step, and one was added before", "rules keep asking"
+                    )
+                try:
+                    await self._transactions.save(more, visit.found.version, asked.now)
+                except Conflict:
+                    return await self._again(asked, state)
+                return self._back_to_step(asked, state)
+            case Deny() as deny:
+                self._log(asked, transaction, "deny", (deny.rule,), deny.private)
+                return await self._refused(asked, visit, deny.public, deny.private, status=deny.status)
+            case Need():
+                raise AssertionError("the gate answers every Need")
+            case _:
+                assert_never(judged.decision)
+
+    async def _go_on(self, asked: Asked, state: str, visit: Visit) -> web.Response:
+        transaction = visit.found.transaction
+        enriched_pass = enriched(transaction, visit.identified, origin=asked.head.origin, sid=self._issuer.new_sid(), now=asked.now)
+        await self._transactions.answered(transaction)
+        if transaction.ticketed:
+            cookies = (self._passes.issue(asked.head, enriched_pass, asked.now),)
+            target = with_parameter(transaction.target, TICKET_PARAMETER, self._transactions.ticket(transaction.id))
+            return self._answers.see_other(target.decode("latin-1"), cookies)
+        granted = transaction.kind == "script" and any(t.max_age == "once" for t in transaction.tasks)
+        if granted:
+            # Asked `once`, and the request itself is not stored: the transaction stays READY until the script repeats it.
+            enriched_pass = enriched_pass.with_grant(transaction.id)
+        else:
+            try:
+                await self._transactions.save(move(transaction, Event.REISSUED), visit.found.version, asked.now)
+            except Conflict:
+                return await self._again(asked, state)
+        cookies = (self._passes.issue(asked.head, enriched_pass, asked.now),)
+        if transaction.kind == "script" and not wants_page(asked.head):
+            return response(Page(204, common_headers(), b""), cookies)
+        if transaction.kind == "script" or transaction.replay == "off":
+            return self._answers.refusal(asked, "replay_off", href=transaction.page, about=transaction, cookies=cookies)
+        return self._answers.see_other(transaction.target.decode("latin-1"), cookies)
+
+    async def _refused(self, asked: Asked, visit: Visit, public: str, private: str, *, status: int | None = None) -> web.Response:
+        """The rules say no: the transaction is over."""
+        transaction = visit.found.transaction
+        try:
+            await self._transactions.save(move(transaction, Event.REFUSED, reason=public), visit.found.version, asked.now)
+        except Conflict:
+            found = await self._transactions.load(transaction.id, asked.now)
+            return self._pages.ended(asked, found.transaction if found else transaction)
+        await self._trail.audit(
+            AuditEvent(at=asked.now, event="transaction", request_id=asked.request_id, subject=transaction.subject.id, rule=",".join(transaction.rules),
+                       outcome="refused", address=asked.head.client_ip, detail={"transaction": transaction.id, "reason": private})
+        )  # fmt: skip
+        return self._answers.refusal(asked, "denied", status=status, message=public, href=transaction.page, about=transaction)
+
+    async def _again(self, asked: Asked, state: str) -> web.Response:
+        """Another /continue was first: say how the transaction stands now."""
+        found: Found | None = await self._transactions.load(transaction_id(state), asked.now)
+        if found is None or found.transaction.open:
+            return self._back_to_step(asked, state)
+        return self._pages.ended(asked, found.transaction)
+
+    def _log(self, asked: Asked, transaction: Transaction, decision: str, rules: tuple[str, ...], reason: str) -> None:
+        path: Any = transaction.target.partition(b"?")[0].decode("latin-1")
+        self._trail.decision(
+            request_id=asked.request_id, method=transaction.method, path=path, upstream=transaction.upstream, decision=decision,
+            rules=rules, reason=reason or "redirect-callback", subject=transaction.subject.id,
+        )  # fmt: skip

@@ -1,0 +1,124 @@
+"""The gateway's own paths on the public listener: which handler answers what. Anything else under the prefix is a 404 with a way on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from gateway.flow.asked import Asked
+from gateway.flow.gate import Gate
+from gateway.flow.sessions import Sessions
+from gateway.tokens.keys import Keyring, jwks
+from gateway.web.answer_form import Malformed, read_answer
+from gateway.web.answers import WebAnswers, allow_origin, response, wants_page
+from gateway.web.csp import common_headers
+from gateway.web.page import Page
+from gateway.web.pages import TOKEN_FIELD, Proved
+from gateway.web.problem import json_page
+from gateway.web.resume import Resume
+from gateway.web.static import Static
+from gateway.web.texts import wait_text
+from gateway.web.transaction import ReadBody, TransactionPages
+from gateway.wire.media import navigation
+
+
+class Site:
+    def __init__(
+        self, *, prefix: str, continue_path: str, transactions: TransactionPages, resume: Resume, answers: WebAnswers, static: Static, gate: Gate,
+        sessions: Sessions, keyring: Callable[[], Keyring], cors: Callable[[], Sequence[str]], form_token: Callable[[str], str], read_body: ReadBody,
+        limit: int,
+    ) -> None:  # fmt: skip
+        self._prefix = prefix
+        self._continue = continue_path
+        self._transactions = transactions
+        self._resume = resume
+        self._answers = answers
+        self._static = static
+        self._gate = gate
+        self._sessions = sessions
+        self._keyring = keyring
+        self._cors = cors
+        self._form_token = form_token
+        self._read_body = read_body
+        self._limit = limit
+
+    async def handle(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
+        """Answer a request for one of our paths. May raise StoreUnavailable, ClientGone, BodyTooLarge."""
+        path = asked.head.target.path.decode("latin-1")
+        if path == self._continue:
+            answer: web.StreamResponse = await self._resume.handle(request, asked)
+            allow_origin(asked.head, answer, self._cors())
+            return answer
+        tail = path[len(self._prefix) + 1 :]
+        if tail.startswith("t/"):
+            if request.method == "OPTIONS" and navigation(asked.head) == "preflight":
+                return self._preflight(asked)
+            answer = await self._transactions.handle(request, asked, tail[2:])
+            allow_origin(asked.head, answer, self._cors())
+            return answer
+        if tail.startswith("static/") and request.method in ("GET", "HEAD"):
+            return self._asset(asked, tail.removeprefix("static/"))
+        match (request.method, tail):
+            case ("GET" | "HEAD", "jwks.json"):
+                return self._jwks()
+            case ("GET" | "HEAD", "pass"):
+                return await self._show_pass(asked)
+            case ("POST", "pass/revoke"):
+                return await self._revoke(request, asked)
+            case _:
+                return self._answers.refusal(asked, "unknown")
+
+    def _preflight(self, asked: Asked) -> web.Response:
+        """Only configured origins may drive steps by JSON from elsewhere."""
+        answer = response(Page(204, common_headers(), b""))
+        allow_origin(asked.head, answer, self._cors())
+        if "Access-Control-Allow-Origin" in answer.headers:
+            answer.headers["Access-Control-Allow-Methods"] = "GET, POST"
+            answer.headers["Access-Control-Allow-Headers"] = "Content-Type, Accept, Authorization"
+            answer.headers["Access-Control-Max-Age"] = "600"
+        return answer
+
+    def _asset(self, asked: Asked, name: str) -> web.Response:
+        page = self._static.respond(name, asked.head.get("if-none-match"))
+        return response(page) if page is not None else self._answers.refusal(asked, "unknown")
+
+    def _jwks(self) -> web.Response:
+        """RFC 7517. Public keys may be read by anybody, and kept for as long as a rotation overlaps at least."""
+        made = json_page(200, jwks(self._keyring()), content_type="application/jwk-set+json")
+        answer = response(made)
+        answer.headers["Access-Control-Allow-Origin"] = "*"
+        answer.headers["Cache-Control"] = "public, max-age=300"
+        return answer
+
+    async def _show_pass(self, asked: Asked) -> web.Response:
+        held, _ = self._gate.presented(asked.head, asked.now)
+        ends = min(held.issued + self._gate.spec.max_age, held.seen + self._gate.spec.idle) if held else asked.now
+        if not wants_page(asked.head):
+            body: dict[str, Any] = {"subject": held.subject.id if held else "", "steps": [], "expires_in": int(ends - asked.now)}
+            if held is not None:
+                body["steps"] = [{"step": p.step, "age": int(asked.now - p.at), "amr": list(p.amr)} for p in held.proofs.values()]
+            return response(json_page(200, body))
+        proofs = [Proved(p.step, f"{wait_text(max(1, int(asked.now - p.at)))} ago") for p in (held.proofs.values() if held else ())]
+        page = self._answers.pages.proved(
+            self._answers.shown(asked.request_id), subject=held.subject.id if held else "", proofs=proofs, ends=wait_text(max(1, int(ends - asked.now))),
+            action=f"{self._prefix}/pass/revoke", token=self._form_token(held.sid if held else ""),
+        )  # fmt: skip
+        return response(page)
+
+    async def _revoke(self, request: web.BaseRequest, asked: Asked) -> web.Response:
+        """Forget what this browser has proved, here and in every other process. The form's token is the pass's own."""
+        identified = await self._gate.identify(asked.head, "", asked.now)
+        answer = read_answer(asked.head.get("content-type") or "", await self._read_body(request, self._limit))
+        if isinstance(answer, Malformed):
+            return self._answers.refusal(asked, "bad_request", status=answer.status, detail=answer.public)
+        held = identified.presented
+        site = asked.head.get("sec-fetch-site")
+        genuine = answer.json or answer.fields.get(TOKEN_FIELD, "") == self._form_token(held.sid if held else "")
+        if not genuine or site not in (None, "same-origin", "none"):
+            return self._answers.refusal(asked, "bad_request", status=403, href=f"{self._prefix}/pass")
+        cookie = await self._sessions.forget(asked, identified)
+        if not wants_page(asked.head):
+            return response(Page(204, common_headers(), b""), (cookie,))
+        return self._answers.refusal(asked, "forgotten", cookies=(cookie,))

@@ -1,0 +1,347 @@
+"""`/.stepup/t/{state}`: the interstitial of the open step, as a page or as JSON, and the answers to it.
+
+Forms need the binding, the hidden token, and `Sec-Fetch-Site: same-origin` where the browser sends it; JSON needs the binding and its
+content type, which no form can send. Every refusal leaves a way on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from math import ceil
+from typing import Any
+
+from aiohttp import web
+
+from gateway.errors import BodyTooLarge
+from gateway.flow.asked import Asked
+from gateway.flow.identity import Identified
+from gateway.flow.issuer import Issuer
+from gateway.flow.ports import AuditEvent
+from gateway.flow.progress import Held, Look, Moved, Problem, Progress, Showing, describe
+from gateway.flow.repository import Found, Transactions, transaction_id
+from gateway.flow.sessions import Sessions
+from gateway.flow.trail import Trail
+from gateway.flow.transaction import CONFIRM, Status, Transaction
+from gateway.flow.visit import ENDED, Closed, Door, Visit
+from gateway.web.answer_form import Malformed, read_answer
+from gateway.web.answers import WebAnswers, response, suspended, wants_page
+from gateway.web.page import Page
+from gateway.web.pages import TOKEN_FIELD, Trouble
+from gateway.web.problem import json_page
+from gateway.wire.cookies import OWN_COOKIES, parse_cookies
+from gateway.wire.head import RequestHead
+from gateway.wire.media import navigation, prefers_json
+
+STATE = re.compile(r"su_[A-Za-z0-9_-]{43}")
+
+ReadBody = Callable[[web.BaseRequest, int], Awaitable[bytes]]
+
+
+def app_cookies(head: RequestHead, identified: Identified) -> tuple[tuple[str, str], ...]:
+    """The browser's cookies for the upstream: ours, and those that nothing vouches for, removed."""
+    return tuple((n, v) for n, v in parse_cookies(head) if n not in OWN_COOKIES and n not in identified.strip)
+
+
+class TransactionPages:
+    def __init__(
+        self, *, transactions: Transactions, door: Door, progress: Progress, answers: WebAnswers, issuer: Issuer, trail: Trail,
+        sessions: Sessions, read_body: ReadBody, answer_limit: int,
+    ) -> None:  # fmt: skip
+        self._transactions = transactions
+        self._door = door
+        self._progress = progress
+        self._answers = answers
+        self._issuer = issuer
+        self._trail = trail
+        self._sessions = sessions
+        self._read_body = read_body
+        self._answer_limit = answer_limit
+
+    async def handle(self, request: web.BaseRequest, asked: Asked, state: str) -> web.Response:
+        """GET shows, POST answers. May raise StoreUnavailable and ClientGone."""
+        if request.method not in ("GET", "HEAD", "POST"):
+            return self._answers.refusal(asked, "bad_request", status=405, detail="Use GET or POST.")
+        visit: Visit | Closed = Closed("unknown", "not a state")
+        if STATE.fullmatch(state):
+            visit = await self._door.enter(asked, transaction_id(state))
+        if isinstance(visit, Closed):
+            return self.closed(asked, visit)
+        if request.method == "POST":
+            return await self._post(request, asked, state, visit)
+        return await self._get(asked, state, visit)
+
+    def closed(self, asked: Asked, closed: Closed) -> web.Response:
+        """Why a transaction does not open, and what to do instead."""
+        self._trail.event("refused", request_id=asked.request_id, kind=closed.kind, reason=closed.private)
+        way = closed.transaction.page if closed.transaction else "/"
+        return self._answers.refusal(asked, closed.kind, retry_after=closed.retry_after, href=way, about=closed.transaction)
+
+    def ended(self, asked: Asked, transaction: Transaction, *, status: int | None = None, cookies: Sequence[bytes] = ()) -> web.Response:
+        """The page of a transaction that is over: what happened, and the way on."""
+        kind: Any = ENDED[transaction.status]
+        way = transaction.target.decode("latin-1") if transaction.method == "GET" else transaction.page
+        message, label = "", None
+        if transaction.status is Status.FAILED:
+            status = 410 if status is None else status
+            if transaction.reason == "cancelled":
+                kind, way = "cancelled", transaction.page
+            elif transaction.reason == "authorize_again":
+                kind, way, status = "authorize_again", self._login_url(transaction.upstream) or "/", 200
+            else:
+                message = transaction.reason[:1].upper() + transaction.reason[1:] + "."
+        elif transaction.status is Status.DONE and transaction.method != "GET":
+            way = transaction.page
+        if transaction.status in (Status.SENDING, Status.UNKNOWN):
+            status = 410 if transaction.status is Status.UNKNOWN else 409
+        if not wants_page(asked.head):
+            return self._json(self._document(asked, transaction, None), status or 410, cookies)
+        return self._answers.refusal(asked, kind, status=status, href=way, label=label, message=message, about=transaction, cookies=cookies)
+
+    # -- GET --------------------------------------------------------------------------------------------------------
+
+    async def _get(self, asked: Asked, state: str, visit: Visit, *, cookies: Sequence[bytes] = ()) -> web.Response:
+        transaction = visit.found.transaction
+        if not transaction.open:
+            return self.ended(asked, transaction, cookies=cookies)
+        if navigation(asked.head) == "frame" and not prefers_json(asked.head):
+            pages = self._answers.pages
+            return response(
+                pages.framed(
+                    self._answers.shown(asked.request_id), href=self._answers.transaction_path(state), suspended=suspended(transaction)
+                )
+            )
+        if visit.needs_login:
+            return await self._to_login(asked, state, transaction)
+        if transaction.status is Status.READY:
+            if wants_page(asked.head):
+                return self._answers.see_other(self._answers.continue_path(state), cookies)
+            return self._json(self._document(asked, transaction, state), 200, cookies)
+        if not self._progress.knows(transaction):
+            return self._answers.refusal(asked, "expired", href=transaction.page, about=transaction)
+        shown = await self._progress.show(visit.found, self._look(asked, visit.identified))
+        return await self._showing(asked, state, shown, visit, 200, cookies)
+
+    async def _to_login(self, asked: Asked, state: str, transaction: Transaction) -> web.Response:
+        login = self._login_url(transaction.upstream)
+        if login is None:
+            return self._answers.refusal(asked, "no_subject", about=transaction)
+        await self._transactions.remember("waiting", transaction.binding, state, expires=transaction.expires, now=asked.now)
+        if wants_page(asked.head):
+            return self._answers.see_other(login)
+        document = self._document(asked, transaction, state)
+        document["step"] = {
+            "name": "login",
+            "kind": "login",
+            "title": "Sign in first",
+            "fields": [],
+            "data": {"login_url": asked.head.origin + login},
+        }
+        return self._json(document, 200)
+
+    async def _showing(
+        self, asked: Asked, state: str, shown: Showing, visit: Visit, status: int, cookies: Sequence[bytes] = ()
+    ) -> web.Response:
+        transaction, task, error = shown.transaction, shown.task, shown.error
+        if not wants_page(asked.head):
+            document = self._document(asked, transaction, state, error)
+            if shown.view is not None:
+                document["step"] = {"name": task.step, "kind": self._progress.kind(task.step), **describe(shown.view)}
+            else:
+                document["step"] = await self._confirm_step(transaction, asked.now)
+            headers = (("Retry-After", str(error.retry_after)),) if error and error.retry_after else ()
+            return self._json(document, status, cookies, headers)
+        page = await self._page(asked, state, shown, status)
+        return response(page, cookies)
+
+    async def _page(self, asked: Asked, state: str, shown: Showing, status: int) -> Page:
+        transaction, task, error = shown.transaction, shown.task, shown.error
+        common: dict[str, Any] = {
+            "action": state,
+            "token": self._transactions.form_token(transaction.id, transaction.binding),
+            "suspended": suspended(transaction),
+        }
+        pages, who = self._answers.pages, self._answers.shown(asked.request_id)
+        if shown.view is None:
+            stored = await self._transactions.request(transaction.id, asked.now)
+            headers = {n.lower(): v.decode("latin-1") for n, v in stored.headers} if stored else {}
+            foreign = headers.get(b"origin", transaction.origin) != transaction.origin
+            return pages.confirm(
+                who, content_type=headers.get(b"content-type", ""), body=stored.body if stored else b"", foreign=foreign,
+                came_from=headers.get(b"origin") if foreign else None, **common,
+            )  # fmt: skip
+        names = [t.step for t in transaction.tasks]
+        trouble = Trouble(error.code, error.message, error.field, error.retry_after) if error else None
+        return pages.step(
+            who, kind=self._progress.kind(task.step), view=shown.view, index=names.index(task.step) + 1, total=len(names),
+            expires_in=max(0, ceil(transaction.expires - asked.now)), trouble=trouble, status=status, **common,
+        )  # fmt: skip
+
+    async def _confirm_step(self, transaction: Transaction, now: float) -> dict[str, Any]:
+        stored = await self._transactions.request(transaction.id, now)
+        size = len(stored.body) if stored else 0
+        data = {"method": transaction.method, "target": transaction.target.decode("latin-1"), "body_bytes": size}
+        action = {"name": "action", "type": "hidden", "label": "send", "required": True}
+        return {"name": CONFIRM, "kind": CONFIRM, "title": "Look at what will be sent", "fields": [action], "data": data}
+
+    # -- POST -------------------------------------------------------------------------------------------------------
+
+    async def _post(self, request: web.BaseRequest, asked: Asked, state: str, visit: Visit) -> web.Response:
+        transaction = visit.found.transaction
+        try:
+            body = await self._read_body(request, self._answer_limit)
+        except BodyTooLarge:
+            return self._answers.refusal(asked, "too_large", href=self._answers.transaction_path(state), limit=self._answer_limit)
+        answer = read_answer(asked.head.get("content-type") or "", body)
+        if isinstance(answer, Malformed):
+            return self._answers.refusal(
+                asked, "bad_request", status=answer.status, detail=answer.public, href=self._answers.transaction_path(state)
+            )  # fmt: skip
+        fields = dict(answer.fields)
+        forged = self._forged(asked.head, fields.pop(TOKEN_FIELD, ""), transaction, scripted=answer.json)
+        if forged:
+            self._trail.event("refused", request_id=asked.request_id, kind="forged", reason=forged)
+            return self._answers.refusal(
+                asked, "bad_request", status=403, href=self._answers.transaction_path(state), detail="The form did not come from this page."
+            )
+        if not transaction.open:
+            return self.ended(asked, transaction)
+        action = fields.get("action", "")
+        if action == "cancel":
+            return await self._cancelled(asked, visit)
+        if visit.needs_login:
+            return await self._to_login(asked, state, transaction)
+        if transaction.status is Status.READY:
+            return self._onward(asked, state, Moved(transaction))
+        if not self._progress.knows(transaction):
+            return self._answers.refusal(asked, "expired", href=transaction.page, about=transaction)
+        current = transaction.current
+        if current is not None and current.step == CONFIRM:
+            if action == "send":
+                return self._onward(asked, state, await self._progress.confirm(visit.found, asked.now))
+            shown = await self._progress.show(visit.found, self._look(asked, visit.identified))
+            return await self._showing(
+                asked, state, replace(shown, error=Problem("missing", "Choose to send it or to cancel.", "action")), visit, 422
+            )
+        return await self._answered(asked, state, visit, fields)
+
+    async def _answered(self, asked: Asked, state: str, visit: Visit, fields: Mapping[str, str]) -> web.Response:
+        before = visit.found.transaction.current
+        result = await self._progress.answer(visit.found, fields, self._look(asked, visit.identified))
+        await self._transactions.answered(visit.found.transaction)
+        match result:
+            case Held():
+                await self._audit(asked, result.transaction, before.step if before else "", "throttled", f"by {result.by}")
+                return await self._held(asked, state, visit, result)
+            case Showing():
+                if result.error is not None:
+                    await self._audit(asked, result.transaction, result.task.step, "refused", result.private)
+                status = 200 if result.error is None else 429 if result.error.code == "throttled" else 422
+                return await self._showing(asked, state, result, visit, status)
+            case Moved():
+                await self._audit(asked, result.transaction, before.step if before else "", result.outcome or "overtaken", result.private)
+                cookies: tuple[bytes, ...] = ()
+                if result.passed is not None:
+                    upstream, given = result.transaction.upstream, result.passed.set_cookies
+                    if result.passed.then == "authorize_again":
+                        cookies = (*given, *(await self._sessions.end(asked, upstream, visit.identified)).cookies)
+                    elif given:
+                        headers = tuple((b"Set-Cookie", value) for value in given)
+                        after = await self._sessions.after_answer(asked, asked.head, upstream, visit.identified, None, 200, headers)
+                        cookies = (*given, *after.cookies)
+                return self._onward(asked, state, result, cookies)
+
+    def _login_url(self, upstream: str) -> str | None:
+        source = self._sessions.source(upstream)
+        return source.login_url if source else None
+
+    async def _held(self, asked: Asked, state: str, visit: Visit, held: Held) -> web.Response:
+        """Too soon or too often: the page stays, with a word about the wait."""
+        error = Problem("throttled", "Too many attempts. Please wait a moment before you try again.", None, held.retry_after)
+        shown = await self._progress.show(Found(held.transaction, visit.found.version), self._look(asked, visit.identified))
+        return await self._showing(asked, state, replace(shown, error=error), visit, 429)
+
+    async def _cancelled(self, asked: Asked, visit: Visit) -> web.Response:
+        moved = await self._progress.cancel(visit.found, asked.now)
+        await self._audit(asked, moved.transaction, "", moved.outcome or "overtaken", moved.private)
+        if moved.outcome != "cancelled":
+            return self.ended(asked, moved.transaction)
+        if wants_page(asked.head):
+            return self._answers.see_other(moved.transaction.page)
+        return self._json(self._document(asked, moved.transaction, None), 200)
+
+    def _onward(self, asked: Asked, state: str, moved: Moved, cookies: Sequence[bytes] = ()) -> web.Response:
+        """Post/redirect/get: to the next step, to /continue, or to the page that says how it ended."""
+        transaction = moved.transaction
+        if not wants_page(asked.head):
+            status = 200 if transaction.open or transaction.reason == "authorize_again" else 403 if moved.outcome == "failed" else 410
+            return self._json(self._document(asked, transaction, state), status, cookies)
+        if transaction.status is Status.READY:
+            return self._answers.see_other(self._answers.continue_path(state), cookies)
+        if moved.outcome == "failed":
+            return self.ended(asked, transaction, status=403, cookies=cookies)
+        return self._answers.see_other(self._answers.transaction_path(state), cookies)
+
+    def _forged(self, head: RequestHead, token: str, transaction: Transaction, *, scripted: bool) -> str:
+        """Why a POST is not from our own page, "" if it is. JSON needs a preflight to be forged, and has one only where `cors:` says so."""
+        if scripted:
+            return ""
+        site = head.get("sec-fetch-site")
+        if site is not None and site not in ("same-origin", "none"):
+            return f"Sec-Fetch-Site {site!r}"
+        origin = head.get("origin")
+        if origin is not None and origin not in (head.origin, "null"):
+            return f"Origin {origin[:100]!r}"
+        return "" if self._transactions.form_token_ok(token, transaction.id, transaction.binding) else "hidden token missing or wrong"
+
+    # -- shared -----------------------------------------------------------------------------------------------------
+
+    def _look(self, asked: Asked, identified: Identified) -> Look:
+        head = asked.head
+        return Look(asked.now, head.client_ip, head.origin, app_cookies(head, identified), identified.holder)
+
+    def _document(self, asked: Asked, transaction: Transaction, state: str | None, error: Problem | None = None) -> dict[str, Any]:
+        """The transaction as JSON (design.md part 5)."""
+        if transaction.status is Status.READY and state is not None:
+            token = self._issuer.continue_token(transaction, state, asked.now)
+            return {"state": state, "status": "passed", "continue": self._answers.continue_path(state), "token": token}
+        shown = {"code": error.code, "message": error.message, "field": error.field, "retry_after": error.retry_after} if error else None
+        if transaction.status is Status.PENDING:
+            left = max(0, ceil(transaction.expires - asked.now))
+            return {
+                "state": state,
+                "status": "pending",
+                "expires_in": left,
+                "step": None,
+                "remaining": list(transaction.remaining),
+                "error": shown,
+            }
+        status = "expired" if transaction.status is Status.EXPIRED else "failed"
+        code = {Status.DONE: "used", Status.SENDING: "used", Status.UNKNOWN: "outcome_unknown", Status.EXPIRED: "expired"}.get(
+            transaction.status, "failed"
+        )
+        if transaction.reason in ("cancelled", "authorize_again"):
+            code = transaction.reason
+        message = transaction.reason or f"This transaction is {transaction.status.value}."
+        ended = {"code": code, "message": message, "field": None, "retry_after": None}
+        document: dict[str, Any] = {"state": state, "status": status, "error": ended}
+        if code == "authorize_again":
+            document["authorize_again"] = asked.head.origin + (self._login_url(transaction.upstream) or "/")
+        return document
+
+    def _json(
+        self, document: Mapping[str, Any], status: int, cookies: Sequence[bytes] = (), headers: tuple[tuple[str, str], ...] = ()
+    ) -> web.Response:
+        return response(json_page(status, document, headers=headers), cookies)
+
+    async def _audit(self, asked: Asked, transaction: Transaction, step: str, outcome: str, private: str) -> None:
+        if transaction.open is False:
+            self._trail.event("transaction", request_id=asked.request_id, outcome=outcome, transaction=transaction.id)
+        await self._trail.audit(
+            AuditEvent(
+                at=asked.now, event="step" if step else "transaction", request_id=asked.request_id, subject=transaction.subject.id,
+                rule=",".join(transaction.rules), step=step, outcome=outcome, address=asked.head.client_ip,
+                detail={"transaction": transaction.id, **({"reason": private} if private else {})},
+            )
+        )  # fmt: skip
