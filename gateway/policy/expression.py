@@ -236,12 +236,7 @@ def _network(text: str) -> Network | None:
         return None
 
 
-def _finite(number: Any) -> Any:
-    """NaN compares as false with everything; null, which cannot be compared, fails instead."""
-    return None if number != number else number  # noqa: PLR0124 - the definition of NaN
-
-
-_FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {"in_network": _in_network, "finite": _finite}
+_FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {"in_network": _in_network}
 _REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (KeyError, "a key or field is missing"),
     (IndexError, "an index is out of range"),

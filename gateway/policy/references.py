@@ -1,8 +1,7 @@
 """What a CEL text refers to. The CEL library compiles names that nobody defines; here they are mistakes, with a place and the nearest name.
 
 Every reference (`request.form.amount`, `request.headers["x-a"]`, `now`) becomes a variable of its own, so that an evaluation converts only
-what the text names and a name that is absent reads as null. `has(…)` of such a reference means that it is not null. `double(…)` never
-yields NaN, before which every comparison would be false and every limit open.
+what the text names and a name that is absent reads as null. `has(…)` of such a reference means that it is not null.
 
 The text has passed the library's parser when it comes here; this is no parser, but a walk over its tokens.
 """
@@ -236,8 +235,6 @@ class _Walk:
         token, closing = self.tokens[position], self.tokens[self.closing[position + 1]]
         if token.text in {"timestamp", "duration"} and (constant := self._constant(position)):
             _evaluate(f"{token.text}({constant.text})", f"is not a {token.text}", constant.start)
-        elif token.text == "double":
-            self.edits += ((token.start, token.start, "finite("), (closing.end, closing.end, ")"))
         elif token.text == "has" and self._at(position + 2).text in ROOTS and not self._bound(self._at(position + 2).text, position + 2):
             behind = self._reference(position + 2)
             if behind == self.closing[position + 1]:

@@ -239,7 +239,7 @@ async def test_an_answer_does_not_pass_in_another_transaction(case: Case) -> Non
     assert isinstance(await case.step.answer(context, form), Passed)
     for transaction in ("t2", "t3", "t4", "t5", "t6"):
         other, shown = await case.shown(transaction)
-        if case.right(shown) != form:  # two small questions can have the same answer
+        if case.wait == 0 or case.right(shown) != form:  # two small questions can have the same answer
             break
     assert not isinstance(await case.step.answer(other, form), Passed)
 

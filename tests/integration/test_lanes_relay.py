@@ -270,7 +270,9 @@ async def test_range_passes_both_ways() -> None:
 async def test_informational_answers_pass_before_the_final_one() -> None:
     async def script(upstream: RawUpstream, peer: RawPeer) -> None:
         await peer.message()
-        await peer.send(b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nLink: </b.js>\r\nSet-Cookie: a=1\r\n\r\n")
+        await peer.send(
+            b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nLink: </b.js>\r\nSet-Cookie: a=1\r\n\r\n"
+        )
         early.set()
         await released.wait()
         await peer.send(OK)

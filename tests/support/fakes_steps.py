@@ -3,6 +3,7 @@ and somebody who can read questions."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import html
@@ -68,40 +69,41 @@ class MemoryState:
 
 
 class Switched:
-    """Another state store that can be switched off: then every call fails, as when a deadline has passed."""
+    """Another state store that can be switched off: then every call fails, as when a deadline has passed. Every call lets others run first."""
 
     def __init__(self, inner: StateStore) -> None:
         self.inner = inner
         self.down = False
 
-    def _on(self) -> StateStore:
+    async def _on(self) -> StateStore:
+        await asyncio.sleep(0)
         if self.down:
             raise StoreUnavailable("down")
         return self.inner
 
     async def get(self, space: str, key: str, now: float) -> Entry | None:
-        return await self._on().get(space, key, now)
+        return await (await self._on()).get(space, key, now)
 
     async def put(self, space: str, key: str, value: bytes, *, version: int, expires: float, now: float) -> int:
-        return await self._on().put(space, key, value, version=version, expires=expires, now=now)
+        return await (await self._on()).put(space, key, value, version=version, expires=expires, now=now)
 
     async def delete(self, space: str, key: str) -> None:
-        await self._on().delete(space, key)
+        await (await self._on()).delete(space, key)
 
     async def count(self, space: str, key: str, *, by: int, expires: float, now: float) -> int:
-        return await self._on().count(space, key, by=by, expires=expires, now=now)
+        return await (await self._on()).count(space, key, by=by, expires=expires, now=now)
 
     async def join(self, space: str, group: str, member: str, *, cap: int, expires: float, now: float) -> bool:
-        return await self._on().join(space, group, member, cap=cap, expires=expires, now=now)
+        return await (await self._on()).join(space, group, member, cap=cap, expires=expires, now=now)
 
     async def leave(self, space: str, group: str, member: str) -> None:
-        await self._on().leave(space, group, member)
+        await (await self._on()).leave(space, group, member)
 
     async def revoke(self, sid: str, *, until: float, now: float) -> None:
-        await self._on().revoke(sid, until=until, now=now)
+        await (await self._on()).revoke(sid, until=until, now=now)
 
     async def revocations(self, after: int, now: float) -> Sequence[Revocation]:
-        return await self._on().revocations(after, now)
+        return await (await self._on()).revocations(after, now)
 
     async def close(self) -> None:
         await self.inner.close()
@@ -112,6 +114,7 @@ class MemoryRecords:
         self.entries: dict[tuple[str, str, str], Entry] = {}
 
     async def get(self, kind: str, owner: str, name: str) -> Entry | None:
+        await asyncio.sleep(0)
         return self.entries.get((kind, owner, name))
 
     async def put(self, kind: str, owner: str, name: str, value: bytes, *, version: int, now: float) -> int:

@@ -180,6 +180,11 @@ class TestShadow:
     def test_an_error_is_reported_as_what_it_would_do(self) -> None:
         assert decided({**CODE, "when": BROKEN, "mode": "shadow"}) == Allow(shadow=(Shadow("r0", "deny"),))
 
+    def test_a_report_may_ask_for_the_body(self) -> None:
+        rules = ruleset({**CODE, "when": "request.form.a == null", "mode": "shadow"})
+        assert decide(form_post("/x"), AS_ALICE, rules, NOW) == Need(body=True)
+        assert decide(form_post("/x"), known(body=Body(form={"a": "1"})), rules, NOW) == Allow()
+
     def test_no_record_is_fetched_for_a_report(self) -> None:
         assert decided({**CODE, "when": "record.consent == null", "mode": "shadow"}) == Allow()
 

@@ -43,6 +43,7 @@ def test_the_example_is_met_where_the_field_or_the_form_is_missing() -> None:
 
 @pytest.mark.parametrize("amount", ["abc", "", " 5", "5,00", "0x10", ["5", "500"], "NaN", "nan", "-nan"])
 def test_what_is_no_single_number_breaks_the_condition_and_never_passes_a_limit(amount: object) -> None:
+    """NaN too: by IEEE 754 it would compare as false with every limit; the library refuses to order it."""
     assert isinstance(outcome(PAST_LIMIT, form_post("/transfer"), form(amount=amount)), Broken)
 
 

@@ -107,7 +107,9 @@ def test_unknown_tags_are_mistakes():
 
 
 def test_aliases_and_merge_keys_give_shared_values():
-    document = parse(b"base: &base {x: 1, y: 2}\nmore: &more {y: 3, z: 4}\none: {<<: *base, y: 9}\ntwo:\n  <<: [*more, *base]\nthree: *base\n")
+    document = parse(
+        b"base: &base {x: 1, y: 2}\nmore: &more {y: 3, z: 4}\none: {<<: *base, y: 9}\ntwo:\n  <<: [*more, *base]\nthree: *base\n"
+    )
     assert document.mistakes == []
     assert document.value["one"] == {"x": 1, "y": 9}
     assert document.value["two"] == {"x": 1, "y": 3, "z": 4}
@@ -140,9 +142,7 @@ def test_aliases_that_nest_are_stopped():
 
 @pytest.mark.parametrize("text", [b"&a [*a]", b"a: &x {b: [1, *x]}", b"a: &x\n  <<: *x\n"])
 def test_an_alias_within_itself_is_a_mistake(text: bytes):
-    assert [m.message for m in parse(text).mistakes] == ["an alias stands for a value that holds the alias itself"] or [
-        m.message for m in parse(text).mistakes
-    ] == ["an alias stands for a value that holds the alias itself", "`<<` takes a mapping or a list of mappings"]
+    assert parse(text).mistakes[0].message == "an alias stands for a value that holds the alias itself"
 
 
 TEXT = b"""\
@@ -180,7 +180,7 @@ def test_a_key_has_a_place_of_its_own():
     ("source", "offset", "place"),
     [
         ("when: abc def", 4, (1, 11)),
-        ("when: 'it''s so'", 5, (1, 13)),
+        ("when: 'it''s so'", 5, (1, 14)),
         (r'when: "a\tb\u00e4c"', 4, (1, 18)),
         ('when: "ab"', 2, (1, 10)),
         ("when: |\n    ab\n      cd\n", 5, (3, 7)),

@@ -22,6 +22,7 @@ FULL = Pass(
     subject=Subject("älice@example", {"password_expired": None, "vip": True, "level": 3, "name": 'A "B" \udcff'}, "login_form"),
     proofs={"human": Proof("human", NOW + 1, ("pop",)), "code": Proof("code", NOW + 2.125, ("otp", "mfa"))},
     sessions=(Vouched("d" * 22, None, bound=True), Vouched("e" * 22, NOW + 500)),
+    grant="g" * 43,
 )
 BARE = Pass(sid="t" * 22, origin=ORIGIN, issued=NOW, seen=NOW)
 
@@ -45,12 +46,22 @@ def test_pass_is_read_as_it_was_signed(held: Pass) -> None:
     assert read(signed(held)) == held
 
 
-def test_session_that_no_longer_counts_is_left_out() -> None:
-    value = sign_pass(FULL, vault(), NOW + 500)
+def test_latest_past_sessions_stay_and_older_ones_are_left_out() -> None:
+    """They tell which session this one was before; whoever reads them must look at `until`."""
+    current = Vouched("c" * 22, None, bound=True)
+    past = tuple(Vouched(str(i) * 22, NOW + i) for i in range(5))
+    value = sign_pass(replace(FULL, sessions=(*past, current)), vault(), NOW + 60)
     assert value is not None
-    held = read(value, now=NOW + 500)
+    held = read(value)
     assert isinstance(held, Pass)
-    assert held.sessions == FULL.sessions[:1]
+    assert held.sessions == (*past[2:], current)
+
+
+def test_sessions_that_still_count_are_never_left_out() -> None:
+    counting = tuple(Vouched(str(i) * 22, NOW + 60 + i) for i in range(1, 6))
+    value = sign_pass(replace(FULL, sessions=counting), vault(), NOW + 60)
+    assert value is not None
+    assert read(value) == replace(FULL, sessions=counting)
 
 
 def test_pass_holds_a_life_of_steps_and_sessions_within_two_kib() -> None:
@@ -131,7 +142,7 @@ def test_value_that_we_mac_for_another_purpose_is_no_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", [b"{}", b"[]", b"[2]", b"[1]", b"[1,2,3,4,5,6,7,8]", b"null", b"\xff", b"[" * 900, b'[1,"s","o",1,1,["x"],[],[]]']
+    "document", [b"{}", b"[]", b"[2]", b"[1]", b"[1,2,3,4,5,6,7,8,9]", b"null", b"\xff", b"[" * 900, b'[1,"s","o",1,1,["x"],[],[],""]']
 )
 def test_document_of_another_version_is_no_pass(document: bytes) -> None:
     payload = b64encode(document)
@@ -162,3 +173,9 @@ def test_session_digest_from_before_a_rotation_is_found() -> None:
 
 def test_reasons_read_as_words() -> None:
     assert f"pass refused: {NoPass.OVER}" == "pass refused: older than passes.max_age"
+
+
+def test_grant_is_bound_into_the_signed_pass() -> None:
+    granted = BARE.with_grant("t" * 43)
+    assert BARE.grant == ""
+    assert read(signed(granted)) == granted
