@@ -31,5 +31,5 @@ bench: ## measure speed and memory
 	@$(BIN)/python -m tests.bench
 
 clean: ## remove all that the above made, but for var/ with its keys and records
-	rm -rf .venv node_modules build *.egg-info .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache tests/output
+	rm -rf .venv build *.egg-info .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache tests/output
 	find gateway tests config -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -96,7 +96,7 @@ REGISTRY = Registry(
 )
 
 
-class StartRefused(GatewayError):  # noqa: N818 - like its siblings in errors.py
+class StartRefused(GatewayError):
     """The gateway cannot start with these settings; the message says what to do."""
 
 

@@ -109,16 +109,11 @@ dev() {
 
 programs() {
 	missing=
-	for program in redis-server nginx chromium npm; do
+	for program in redis-server chromium; do
 		have "$program" || missing="$missing $program"
 	done
 	# shellcheck disable=SC2086 # the packages are named like the programs
 	[ -z "$missing" ] || apt_install $missing
-	if ! cmp -s package.json node_modules/.stamp; then
-		say "installing the accessibility engine of the browser tests"
-		npm install --no-package-lock --no-audit --no-fund --ignore-scripts --loglevel=error >&2 || fail "npm could not install what package.json names"
-		cp package.json node_modules/.stamp
-	fi
 }
 
 case ${1:-} in

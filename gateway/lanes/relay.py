@@ -33,7 +33,7 @@ from gateway.wire.subject import Proof
 TOKEN_HEADER = b"X-Stepup-Token"
 
 
-class Diverted(Exception):  # noqa: N818 - not a fault: the upstream's answer is replaced by ours
+class Diverted(Exception):
     def __init__(self, response: web.Response) -> None:
         super().__init__("answer replaced")
         self.response = response

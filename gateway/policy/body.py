@@ -22,7 +22,7 @@ _OVERRIDES: Final = frozenset({"_method", "x-http-method-override"})
 _UTF8: Final = frozenset({"utf-8", "utf8", "us-ascii"})
 
 
-class _Unreadable(Exception):  # noqa: N818 - never leaves this file
+class _Unreadable(Exception):
     pass
 
 

@@ -46,11 +46,14 @@ class UpstreamSpec(Spec):
     case_insensitive: Bool = Field(True, description="Paths are judged case-folded as well (IIS, Windows file systems).")
     rewrite_location: Bool = Field(False, description="`Location` answers that name the upstream's own URL are rewritten to the public origin.")
     cookie_domain: str | None = Field(None, description="`Domain` of the upstream's cookies is replaced by this; `\"\"` removes it.")
+    next_origins: Many[Origin] = Field(
+        (), description="Other origins that its answers redirect to (an SSO). Browsers hold a form to the whole chain of redirects behind it, so they must be named."
+    )
     tls: UpstreamTlsSpec | None = Field(None, description="For https URLs.")
     health: HealthSpec = Field(default_factory=HealthSpec, description="Health checks.")  # type: ignore[arg-type]
     connect_timeout: Duration = Field(5.0, description="Bound on making a connection.")
     first_byte_timeout: Duration = Field(60.0, description="Bound on waiting for the head of the answer.")
-    idle_timeout: Duration = Field(300.0, description="Bound on silence within an answer or a tunnel.")
+    idle_timeout: Duration = Field(300.0, description="Bound on silence within an answer.")
     total_timeout: Duration | None = Field(None, description="Bound on a whole exchange; none unless set (SSE and downloads last).")
     max_connections: Int = Field(256, ge=1, description="Open connections to one url.")
     keepalive: Duration = Field(30.0, description="How long an unused connection is kept.")

@@ -28,6 +28,7 @@ def response(page: Page, cookies: Sequence[bytes] = ()) -> web.Response:
     """A page with its headers and our cookies; aiohttp adds Content-Length, Date and Server."""
     made = web.Response(status=page.status, body=page.body)
     made.headers.popall("Content-Type", None)
+    made.headers["Server"] = "stepup"
     for name, value in page.headers:
         made.headers.add(name, value)
     for cookie in cookies:

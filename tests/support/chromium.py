@@ -15,12 +15,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import axe_playwright_python
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright
 
 EXECUTABLE = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
-AXE = Path(__file__).parents[2] / "node_modules/axe-core/axe.min.js"
+AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
 ARGUMENTS = [
     "--no-sandbox",  # tests run as root in containers, where Chromium's own sandbox cannot start
     "--disable-gpu",
@@ -59,8 +60,6 @@ async def axe(page: Page, *rules: str) -> list[str]:
 
     rules: only these, e.g. "color-contrast". Works under our CSP: the engine is put in through the debugger, not as an element.
     """
-    if not AXE.exists():
-        pytest.fail(f"no axe-core at {AXE}: run `npm install --no-package-lock` in the project's folder", pytrace=False)
     if not await page.evaluate("'axe' in window"):
         await page.evaluate(AXE.read_text(encoding="utf-8") + "; undefined")
     options = {"resultTypes": ["violations"], **({"runOnly": list(rules)} if rules else {})}

@@ -69,7 +69,10 @@ class MemoryState:
 
 
 class Switched:
-    """Another state store that can be switched off: then every call fails, as when a deadline has passed. Every call lets others run first."""
+    """Another state store that can be switched off: then every call fails, as when a deadline has passed.
+
+    Every call lets others run first, so that what is sent in parallel does interleave.
+    """
 
     def __init__(self, inner: StateStore) -> None:
         self.inner = inner

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.support.settings import mistakes
@@ -30,7 +32,7 @@ def marked(text: str) -> tuple[str, str]:
     return before + behind, f"{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
 
 
-def test_a_good_configuration_has_no_mistakes(tmp_path):
+def test_a_good_configuration_has_no_mistakes(tmp_path: Path) -> None:
     assert mistakes(tmp_path, GOOD) == []
 
 
@@ -49,7 +51,10 @@ def test_a_good_configuration_has_no_mistakes(tmp_path):
         ("public_url: ▸http://a/b", "public_url: is not an origin; write scheme://host[:port] and nothing behind it"),
         ("public_url: ▸[]", "public_url: must not be empty"),
         ("trusted_proxies: ▸10.0.0.0/8", "trusted_proxies: is not a list; write [a, b] or `- a` lines"),
-        ("trusted_proxies: [10.0.0.0/8, ▸ten]", "trusted_proxies[1]: is not a network; write an address or CIDR range: 10.0.0.0/8, 192.0.2.7, fd00::/8"),
+        (
+            "trusted_proxies: [10.0.0.0/8, ▸ten]",
+            "trusted_proxies[1]: is not a network; write an address or CIDR range: 10.0.0.0/8, 192.0.2.7, fd00::/8",
+        ),
         ("admin: {listen: ▸0.0.0.0:8090}", "admin.listen: off loopback the admin listener needs `token`"),
         ("admin: {listen: ▸127.0.0.1:8080}", "admin.listen: the public and the admin listener cannot have one address"),
         ("admin: {token: ▸short}", "admin.token: must have at least 16 characters"),
@@ -62,7 +67,10 @@ def test_a_good_configuration_has_no_mistakes(tmp_path):
         ("theme: {logo: ▸gateway.yaml}", "theme.logo: is neither SVG nor PNG by its name"),
         ("theme: {support_url: ▸'javascript:x'}", "theme.support_url: is not a link; write https://… or mailto:…"),
         ("transactions: {ttl: ▸600}", "transactions.ttl: is not a duration; write a number with a unit: 250ms, 30s, 5m, 12h, 7d"),
-        ("transactions: {max_body: ▸1 MB?}", "transactions.max_body: is not a size; write bytes or a number with a unit: 65536, 64KiB, 1MiB"),
+        (
+            "transactions: {max_body: ▸1 MB?}",
+            "transactions.max_body: is not a size; write bytes or a number with a unit: 65536, 64KiB, 1MiB",
+        ),
         ("transactions: {max_total: ▸many}", "transactions.max_total: is not a number"),
         ("transactions: {max_total: ▸1.5}", "transactions.max_total: is not a whole number"),
         ("transactions: {max_total: ▸0}", "transactions.max_total: must be at least 1"),
@@ -73,14 +81,17 @@ def test_a_good_configuration_has_no_mistakes(tmp_path):
         ("routes: ▸{}", "routes: is not a list; write [a, b] or `- a` lines"),
         ("routes: [{upstream: ▸bnak}]", 'routes[0].upstream: no upstream named "bnak"; did you mean "bank"?'),
         ("routes: [▸{path: /x}]", "routes[0].upstream: missing"),
-        ('routes:\n  - {upstream: bank, path: ▸x}', "routes[0].path: a path begins with `/` (or the pattern with `**` or `re:`) (at character 1)"),
-        ('log: {level: info}\nlisten: a:1\n▸log: {}', "log: given twice; first in line 13"),
+        (
+            "routes:\n  - {upstream: bank, path: ▸x}",
+            "routes[0].path: a path begins with `/` (or the pattern with `**` or `re:`) (at character 1)",
+        ),
+        ("log: {level: info}\nlisten: a:1\n▸log: {}", "log: given twice; first in line 13"),
         ("log: {level: ▸!x info}", "log.level: unknown tag !x"),
         ("theme: {name: ▸'${NOPE}'}", "theme.name: environment variable NOPE is not set"),
         ("theme: {name: ▸'${file:none}'}", "theme.name: cannot read none: No such file or directory"),
     ],
-)  # fmt: skip
-def test_sections(tmp_path, lines: str, said: str):
+)
+def test_sections(tmp_path: Path, lines: str, said: str) -> None:
     text, place = marked(f"{GOOD}{lines}\n")
     assert mistakes(tmp_path, text) == [f"gateway.yaml:{place}: {said}"]
 
@@ -89,20 +100,44 @@ def test_sections(tmp_path, lines: str, said: str):
     ("old", "new", "said"),
     [
         ("{url: http://127.0.0.1:8081", "▸{", "upstreams.bank.url: missing"),
-        ("http://127.0.0.1:8081", "http://a, health: {path: /, ▸intrval: 1s}", 'upstreams.bank.health.intrval: unknown key; did you mean "interval"?'),
+        (
+            "http://127.0.0.1:8081",
+            "http://a, health: {path: /, ▸intrval: 1s}",
+            'upstreams.bank.health.intrval: unknown key; did you mean "interval"?',
+        ),
         ("http://127.0.0.1:8081", "▸http://a/b", "upstreams.bank.url: an upstream's URL has no path; write http://host:port"),
         ("http://127.0.0.1:8081", "[http://a, ▸http://u:p@b]", "upstreams.bank.url[1]: an upstream's URL holds no user or password"),
         ("http://127.0.0.1:8081", "http://a, tls: ▸{}", "upstreams.bank.tls: is for https:// URLs, and there is none here"),
-        ("http://127.0.0.1:8081", "https://a, tls: ▸{cert_file: gateway.yaml}", "upstreams.bank.tls: `cert_file` and `key_file` come together"),
-        ("http://127.0.0.1:8081", "https://a, tls: {ca_file: ▸none}", "upstreams.bank.tls.ca_file: cannot read none: No such file or directory"),
+        (
+            "http://127.0.0.1:8081",
+            "https://a, tls: ▸{cert_file: gateway.yaml}",
+            "upstreams.bank.tls: `cert_file` and `key_file` come together",
+        ),
+        (
+            "http://127.0.0.1:8081",
+            "https://a, tls: {ca_file: ▸none}",
+            "upstreams.bank.tls.ca_file: cannot read none: No such file or directory",
+        ),
         ("{smtp: smtp://127.0.0.1, from: a@b.example", "▸{from: a@b.example", "mail: needs `smtp`, the server that takes mail"),
-        ("smtp://127.0.0.1", "▸http://127.0.0.1", "mail.smtp: is not the URL of a mail server; write smtp://[user:password@]host:port, smtps://… or smtp+starttls://…"),
+        (
+            "smtp://127.0.0.1",
+            "▸http://127.0.0.1",
+            "mail.smtp: is not the URL of a mail server; write smtp://[user:password@]host:port, smtps://… or smtp+starttls://…",
+        ),
         ("a@b.example", "▸nobody", "mail.from: is not a mail address"),
-        ('mail: {smtp: smtp://127.0.0.1, from: a@b.example}\nsteps:\n  quiz: {kind: quiz}\n  code: {kind: mailed', '\nsteps:\n  quiz: {kind: quiz}\n  code: ▸{kind: mailed', "steps.code: sends mail, so the section `mail` is needed"),
+        (
+            "mail: {smtp: smtp://127.0.0.1, from: a@b.example}\nsteps:\n  quiz: {kind: quiz}\n  code: {kind: mailed",
+            "\nsteps:\n  quiz: {kind: quiz}\n  code: ▸{kind: mailed",
+            "steps.code: sends mail, so the section `mail` is needed",
+        ),
         (": bank", ": ▸bunk", 'identity[0].upstream: no upstream named "bunk"; did you mean "bank"?'),
         ("watched_form", "▸watched_from", 'identity[0].from: no identity source named "watched_from"; did you mean "watched_form"?'),
         ("watched_form", "▸jwt", "identity[0].from: not in this version"),
-        ("{from: watched_form, upstream: bank, path: /login, claims: {expired: {cookie: pw", "▸{from: watched_form, upstream: bank,  claims: {expired: {cookie: pw", "identity[0].path: missing"),
+        (
+            "{from: watched_form, upstream: bank, path: /login, claims: {expired: {cookie: pw",
+            "▸{from: watched_form, upstream: bank,  claims: {expired: {cookie: pw",
+            "identity[0].path: missing",
+        ),
         ("/login", "▸login", "identity[0].path: must begin with /"),
         ("pw", "pw, ▸cokie: x", 'identity[0].claims.expired.cokie: unknown key; did you mean "cookie"?'),
         (": quiz", ": ▸quitz", 'steps.quiz.kind: no kind of step named "quitz"; did you mean "quiz"?'),
@@ -117,25 +152,57 @@ def test_sections(tmp_path, lines: str, said: str):
         ("abc", "▸ab", "steps.code.to: must have at least 3 characters"),
         ("{kind: mailed, to: abc", "▸{kind: mailed", "steps.code: letters need `to`"),
         ("abc", "abc, methods: [▸postcrd]", 'steps.code.methods[0]: must be one of letter, postcard; did you mean "postcard"?'),
-        ("abc", "abc, claims: {x: ▸[]}", "steps.code.claims.x: is not text, and is not a number, and is not a boolean; write true or false"),
-        ("rules:", '  ▸qu/iz: {kind: quiz}\nrules:', 'steps["qu/iz"]: the name of a step is 1 to 64 letters, digits, `_`, `.` or `-`, and begins with a letter or digit'),
+        (
+            "abc",
+            "abc, claims: {x: ▸[]}",
+            "steps.code.claims.x: is not text, and is not a number, and is not a boolean; write true or false",
+        ),
+        (
+            "rules:",
+            "  ▸qu/iz: {kind: quiz}\nrules:",
+            'steps["qu/iz"]: the name of a step is 1 to 64 letters, digits, `_`, `.` or `-`, and begins with a letter or digit',
+        ),
         ("quiz]", "quiz, ▸cod]", 'rules[0].require[1]: no step named "cod"; did you mean "code"?'),
         ("[quiz]", "▸qiz", 'rules[0].require: no step named "qiz"; did you mean "quiz"?'),
         ("[quiz]", "▸[]", "rules[0].require: must not be empty"),
-        ('name: one\n    match: {path: /a/**}\n    require: [quiz]', '▸name: one\n    match: {path: /a/**}', "rules[0]: needs exactly one of require, deny and allow; it has none"),
-        ('name: one\n    match: {path: /a/**}\n    require: [quiz]', '▸name: one\n    match: {path: /a/**}\n    require: [quiz]\n    allow: true', "rules[0]: needs exactly one of require, deny and allow; it has require and allow"),
+        (
+            "name: one\n    match: {path: /a/**}\n    require: [quiz]",
+            "▸name: one\n    match: {path: /a/**}",
+            "rules[0]: needs exactly one of require, deny and allow; it has none",
+        ),
+        (
+            "name: one\n    match: {path: /a/**}\n    require: [quiz]",
+            "▸name: one\n    match: {path: /a/**}\n    require: [quiz]\n    allow: true",
+            "rules[0]: needs exactly one of require, deny and allow; it has require and allow",
+        ),
         ("require: [quiz]", "deny: {status: ▸200}", "rules[0].deny.status: must be at least 400"),
-        ("quiz]", 'quiz]\n    ▸python: a.py:f', "rules[0].python: not in this version"),
-        ("quiz]", 'quiz]\n    ▸intercept: {}', "rules[0].intercept: not in this version"),
-        ("quiz]", 'quiz]\n    ▸resume: {}', "rules[0].resume: not in this version"),
-        ("quiz]", 'quiz]\n    ▸except_: {path: /x}', 'rules[0].except_: unknown key; did you mean "except"?'),
-        ("quiz]", 'quiz]\n    max_age: ▸5', "rules[0].max_age: is not a duration; write a number with a unit: 250ms, 30s, 5m, 12h, 7d"),
-        ("quiz]", 'quiz]\n    enabled: ▸no', "rules[0].enabled: is not a boolean; write true or false (YAML 1.2: yes, no, on and off are text)"),
-        ("quiz]", 'quiz]\n    replay: ▸confrim', 'rules[0].replay: must be one of auto, confirm, off; did you mean "confirm"?'),
-        ("quiz]", 'quiz]\n    when: subject.claims.▸expird', 'rules[0].when: no claim named "expird" is declared; did you mean "expired"? (at character 16)'),
+        ("quiz]", "quiz]\n    ▸python: a.py:f", "rules[0].python: not in this version"),
+        ("quiz]", "quiz]\n    ▸intercept: {}", "rules[0].intercept: not in this version"),
+        ("quiz]", "quiz]\n    ▸resume: {}", "rules[0].resume: not in this version"),
+        ("quiz]", "quiz]\n    ▸except_: {path: /x}", 'rules[0].except_: unknown key; did you mean "except"?'),
+        ("quiz]", "quiz]\n    max_age: ▸5", "rules[0].max_age: is not a duration; write a number with a unit: 250ms, 30s, 5m, 12h, 7d"),
+        (
+            "quiz]",
+            "quiz]\n    enabled: ▸no",
+            "rules[0].enabled: is not a boolean; write true or false (YAML 1.2: yes, no, on and off are text)",
+        ),
+        ("quiz]", "quiz]\n    replay: ▸confrim", 'rules[0].replay: must be one of auto, confirm, off; did you mean "confirm"?'),
+        (
+            "quiz]",
+            "quiz]\n    when: subject.claims.▸expird",
+            'rules[0].when: no claim named "expird" is declared; did you mean "expired"? (at character 16)',
+        ),
         ("quiz]", "quiz]\n    when: 'request.form.a > 1 &&▸'", "rules[0].when: the condition ends too early (at character 22)"),
-        ("quiz]", "quiz]\n    when: |\n      request.method == 'GET' &&\n        request.▸froms.a > 1", 'rules[0].when: "request" has no field "froms"; did you mean "form"? (at character 38)'),
-        ("quiz]", 'quiz]\n    when: ▸>\n      request.froms.a\n      > 1', 'rules[0].when: "request" has no field "froms"; did you mean "form"? (at character 9)'),
+        (
+            "quiz]",
+            "quiz]\n    when: |\n      request.method == 'GET' &&\n        request.▸froms.a > 1",
+            'rules[0].when: "request" has no field "froms"; did you mean "form"? (at character 38)',
+        ),
+        (
+            "quiz]",
+            "quiz]\n    when: ▸>\n      request.froms.a\n      > 1",
+            'rules[0].when: "request" has no field "froms"; did you mean "form"? (at character 9)',
+        ),
         ("one", "▸a b", "rules[0].name: must be 1 to 64 letters, digits, `_`, `.` or `-`, and begin with a letter or digit"),
         ("name: one", "▸who: any", "rules[0].name: missing"),
         ("one", "▸1", "rules[0].name: is not text; put it in quotes"),
@@ -145,37 +212,37 @@ def test_sections(tmp_path, lines: str, said: str):
         ("path: /a/**", "header: {x y: ▸'*'}", 'rules[0].match.header["x y"]: "x y" is not the name of a header'),
         ("path: /a/**", "upstream: [bank, ▸back]", 'rules[0].match.upstream[1]: no upstream named "back"; did you mean "bank"?'),
     ],
-)  # fmt: skip
-def test_entries(tmp_path, old: str, new: str, said: str):
+)
+def test_entries(tmp_path: Path, old: str, new: str, said: str) -> None:
     assert GOOD.count(old) == 1
     text, place = marked(GOOD.replace(old, new))
     assert mistakes(tmp_path, text) == [f"gateway.yaml:{place}: {said}"]
 
 
-def test_rules_of_one_name_are_told_at_the_second(tmp_path):
+def test_rules_of_one_name_are_told_at_the_second(tmp_path: Path) -> None:
     text = GOOD + "  - {name: two, require: [code]}\n  - {name: one, require: [code]}\n"
     assert mistakes(tmp_path, text) == ['gateway.yaml:14:12: rules[2].name: a rule named "one" stands at gateway.yaml:10 already']
 
 
-def test_steps_of_one_name_are_told_at_the_second(tmp_path):
+def test_steps_of_one_name_are_told_at_the_second(tmp_path: Path) -> None:
     text = GOOD.replace("rules:\n", "  quiz: {kind: mailed, to: abc}\nrules:\n")
     assert mistakes(tmp_path, text) == ["gateway.yaml:9:3: steps.quiz: given twice; first in line 7"]
 
 
-def test_a_rule_that_never_has_its_turn(tmp_path):
+def test_a_rule_that_never_has_its_turn(tmp_path: Path) -> None:
     text = GOOD.replace("require: [quiz]", "deny: {}") + "  - {name: two, match: {path: /a/**}, require: [code]}\n"
     assert mistakes(tmp_path, text) == [
         'gateway.yaml:13:5: rules[1]: can never match: the deny of "one" before it ends the run for the same requests'
     ]
 
 
-def test_several_upstreams_need_routes(tmp_path):
+def test_several_upstreams_need_routes(tmp_path: Path) -> None:
     text = GOOD.replace("identity:", "  shop: {url: http://127.0.0.1:8082}\nidentity:")
     assert mistakes(tmp_path, text) == ["gateway.yaml:1:1: upstreams: there are several, so `routes` must say which one serves a request"]
     assert mistakes(tmp_path, text + "routes: [{host: shop.example, upstream: shop}, {upstream: bank}]\n") == []
 
 
-def test_all_mistakes_are_told_at_once_in_the_order_of_the_files(tmp_path):
+def test_all_mistakes_are_told_at_once_in_the_order_of_the_files(tmp_path: Path) -> None:
     (tmp_path / "rules.d").mkdir()
     (tmp_path / "rules.d" / "20-b.yaml").write_text("rules:\n  - {name: one, require: [cod]}\n")
     (tmp_path / "rules.d" / "10-a.yml").write_text("rule: []\n")
@@ -221,7 +288,7 @@ rules:
         'rules.d/10-a.yml:1:1: rule: unknown key; a file of rules holds `rules` only; did you mean "rules"?',
         'rules.d/20-b.yaml:2:12: rules[0].name: a rule named "one" stands at gateway.yaml:11 already',
         'rules.d/20-b.yaml:2:27: rules[0].require[0]: no step named "cod"; did you mean "code"?',
-        "rules.d/30-c.yaml:2:1: not valid YAML: did not find expected node content (while parsing a flow node)",
+        "rules.d/30-c.yaml:2:1: not valid YAML: did not find expected node content",
         "rules.d/40-d.yaml:1:1: is not a mapping; write `rules:` and the rules below",
     ]
 
@@ -237,7 +304,7 @@ rules:
         ("upstreams: {a: {url: http://b}}\nrules:\n\t- x\n", "3:1: not valid YAML: no value can start with this character"),
     ],
 )
-def test_files_that_hold_nothing_of_use(tmp_path, text: str, said: str):
+def test_files_that_hold_nothing_of_use(tmp_path: Path, text: str, said: str) -> None:
     found = mistakes(tmp_path, text)
     assert len(found) == 1
     assert found[0].startswith(f"gateway.yaml:{said}"[:40])
@@ -266,7 +333,7 @@ class TestSecrets:
             "secrets: {key_file: './${S}/.'}",
         ],
     )
-    def test_in_sections(self, tmp_path, lines: str):
+    def test_in_sections(self, tmp_path: Path, lines: str) -> None:
         said = mistakes(tmp_path, f"{GOOD}{lines}\n", {"S": self.SECRET}) or ["none"]
         if "key_file" not in lines:
             assert said != ["none"]
@@ -288,17 +355,17 @@ class TestSecrets:
             ("url: http://127.0.0.1:8081", "url: 'http://${S}:x'"),
         ],
     )
-    def test_in_entries(self, tmp_path, old: str, new: str):
+    def test_in_entries(self, tmp_path: Path, old: str, new: str) -> None:
         said = mistakes(tmp_path, GOOD.replace(old, new), {"S": self.SECRET})
         assert said != []
         assert not any(part in line.lower() for line in said for part in ("hunter2", "swordfish"))
 
-    def test_the_name_is_said_instead(self, tmp_path):
+    def test_the_name_is_said_instead(self, tmp_path: Path) -> None:
         assert mistakes(tmp_path, GOOD + "stores: {state: '${S}'}\n", {"S": "zzz"}) == [
             "gateway.yaml:13:17: stores.state: the value that comes from ${S} does not fit here"
         ]
 
-    def test_in_the_mistake_of_another_place(self, tmp_path):
+    def test_in_the_mistake_of_another_place(self, tmp_path: Path) -> None:
         text = (
             GOOD.replace("require: [quiz]", "deny: {}").replace("name: one", "name: '${S}'")
             + "  - {name: two, match: {path: /a/**}, allow: true}\n"
@@ -307,7 +374,7 @@ class TestSecrets:
             "gateway.yaml:13:5: rules[1]: the value that comes from ${S} does not fit here"
         ]
 
-    def test_a_message_without_the_value_stays_as_it_is(self, tmp_path):
+    def test_a_message_without_the_value_stays_as_it_is(self, tmp_path: Path) -> None:
         assert mistakes(tmp_path, GOOD + "transactions: {max_total: '${S}'}\n", {"S": "zzz"}) == [
             "gateway.yaml:13:27: transactions.max_total: is not a number"
         ]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -41,18 +42,18 @@ from gateway.settings.yaml import MAX_ALIASED, parse
         ("9" * 5000, "9" * 5000),
     ],
 )
-def test_plain_scalars_follow_the_core_schema(text: str, value: object):
+def test_plain_scalars_follow_the_core_schema(text: str, value: object) -> None:
     document = parse(f"a: {text}\n".encode())
     assert document.value == {"a": value}
     assert type(document.value["a"]) is type(value)
     assert document.mistakes == []
 
 
-def test_keys_are_text():
+def test_keys_are_text() -> None:
     assert parse(b"1: a\ntrue: b\n~: c\n").value == {"1": "a", "true": "b", "~": "c"}
 
 
-def test_empty_text_is_no_document_and_no_mistake():
+def test_empty_text_is_no_document_and_no_mistake() -> None:
     document = parse(b"# nothing\n")
     assert document.value is None
     assert document.mistakes == []
@@ -75,30 +76,30 @@ def test_empty_text_is_no_document_and_no_mistake():
         (b"[" * 5000, (1, 1), "levels deep"),
     ],
 )
-def test_text_that_is_no_yaml_has_a_place(text: bytes, place: tuple[int, int], says: str):
+def test_text_that_is_no_yaml_has_a_place(text: bytes, place: tuple[int, int], says: str) -> None:
     (mistake,) = parse(text).mistakes
     assert mistake.mark == Mark(*place)
     assert says in mistake.message
 
 
-def test_a_byte_order_mark_does_not_count_as_a_column():
+def test_a_byte_order_mark_does_not_count_as_a_column() -> None:
     document = parse("\ufeffa: [1, *x]".encode())
     assert document.mistakes[0].mark == Mark(1, 8)
 
 
-def test_a_key_given_twice_names_both_lines_and_the_first_counts():
+def test_a_key_given_twice_names_both_lines_and_the_first_counts() -> None:
     document = parse(b"a:\n  x: 1\n  y: 2\n  x: 3\n")
     (mistake,) = document.mistakes
     assert (mistake.mark, mistake.loc, mistake.message) == (Mark(4, 3), ("a", "x"), "given twice; first in line 2")
     assert document.value == {"a": {"x": 1, "y": 2}}
 
 
-def test_a_key_must_be_a_scalar():
+def test_a_key_must_be_a_scalar() -> None:
     (mistake,) = parse(b"a:\n  [1, 2]: x\n").mistakes
     assert (mistake.mark, mistake.loc, mistake.message) == (Mark(2, 3), ("a",), "a key must be text")
 
 
-def test_unknown_tags_are_mistakes():
+def test_unknown_tags_are_mistakes() -> None:
     assert [(m.mark, m.message) for m in parse(b"a: !x 5\nb: !!python/name:os.system x\nc: !y [1]\n").mistakes] == [
         (Mark(1, 4), "unknown tag !x"),
         (Mark(2, 4), "unknown tag !!python/name:os.system"),
@@ -106,7 +107,7 @@ def test_unknown_tags_are_mistakes():
     ]
 
 
-def test_aliases_and_merge_keys_give_shared_values():
+def test_aliases_and_merge_keys_give_shared_values() -> None:
     document = parse(
         b"base: &base {x: 1, y: 2}\nmore: &more {y: 3, z: 4}\none: {<<: *base, y: 9}\ntwo:\n  <<: [*more, *base]\nthree: *base\n"
     )
@@ -119,29 +120,29 @@ def test_aliases_and_merge_keys_give_shared_values():
     assert document.mark(("three", "y")) == Mark(1, 23)
 
 
-def test_a_quoted_merge_key_is_a_key():
+def test_a_quoted_merge_key_is_a_key() -> None:
     assert parse(b"a: {'<<': 1}").value == {"a": {"<<": 1}}
 
 
-def test_merging_what_is_no_mapping_is_a_mistake():
+def test_merging_what_is_no_mapping_is_a_mistake() -> None:
     (mistake,) = parse(b"a:\n  <<: 5\n").mistakes
     assert (mistake.mark, mistake.message) == (Mark(2, 7), "`<<` takes a mapping or a list of mappings")
 
 
-def test_aliases_that_multiply_are_stopped():
+def test_aliases_that_multiply_are_stopped() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)]
     (mistake,) = parse("\n".join(lines).encode()).mistakes
     assert mistake.message == f"aliases stand for more than {MAX_ALIASED:,} values"
 
 
-def test_aliases_that_nest_are_stopped():
+def test_aliases_that_nest_are_stopped() -> None:
     lines = ["a0: &a0 [x]", *(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, 100))]
     assert any("levels deep" in m.message for m in parse("\n".join(lines).encode()).mistakes)
 
 
 @pytest.mark.parametrize("text", [b"&a [*a]", b"a: &x {b: [1, *x]}", b"a: &x\n  <<: *x\n"])
-def test_an_alias_within_itself_is_a_mistake(text: bytes):
+def test_an_alias_within_itself_is_a_mistake(text: bytes) -> None:
     assert parse(text).mistakes[0].message == "an alias stands for a value that holds the alias itself"
 
 
@@ -168,11 +169,11 @@ rules:
         (("rules", 7, "name"), (2, 3)),
     ],
 )
-def test_every_value_has_a_place(loc: tuple[str | int, ...], place: tuple[int, int]):
+def test_every_value_has_a_place(loc: tuple[str | int, ...], place: tuple[int, int]) -> None:
     assert parse(TEXT).mark(loc) == Mark(*place)
 
 
-def test_a_key_has_a_place_of_its_own():
+def test_a_key_has_a_place_of_its_own() -> None:
     assert parse(TEXT).mark(("rules", 1, "match", "path"), key=True) == Mark(6, 13)
 
 
@@ -190,13 +191,13 @@ def test_a_key_has_a_place_of_its_own():
         ("when: ab", 99, (1, 7)),
     ],
 )
-def test_a_character_of_a_scalar_has_a_place_where_the_source_shows_it(source: str, offset: int, place: tuple[int, int]):
+def test_a_character_of_a_scalar_has_a_place_where_the_source_shows_it(source: str, offset: int, place: tuple[int, int]) -> None:
     assert parse(source.encode()).mark_within(("when",), offset) == Mark(*place)
 
 
-def test_variables_and_files_are_replaced_in_values_only(tmp_path):
+def test_variables_and_files_are_replaced_in_values_only(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("top: secret\n")
-    files: list = []
+    files: list[Path] = []
     expand = expander({"A": "x: [1]", "N": "5"}, tmp_path, files)
     document = parse(b'${A}: ${N}\nb: "<${A}|${file:secret}>"\nc: $${A} $A\nd: ${A}${N}\n', expand)
     assert document.mistakes == []
@@ -204,7 +205,7 @@ def test_variables_and_files_are_replaced_in_values_only(tmp_path):
     assert files == [tmp_path / "secret"]
 
 
-def test_what_came_in_is_not_replaced_again(tmp_path):
+def test_what_came_in_is_not_replaced_again(tmp_path: Path) -> None:
     assert parse(b"a: ${A}", expander({"A": "${B}", "B": "no"}, tmp_path, [])).value == {"a": "${B}"}
 
 
@@ -220,15 +221,15 @@ def test_what_came_in_is_not_replaced_again(tmp_path):
         ("${", "`${` has no `}` behind it; write `$${` where it means itself"),
     ],
 )
-def test_what_cannot_be_replaced_is_a_mistake_at_its_place(tmp_path, value: str, message: str):
+def test_what_cannot_be_replaced_is_a_mistake_at_its_place(tmp_path: Path, value: str, message: str) -> None:
     (tmp_path / "binary").write_bytes(b"\xff")
     (tmp_path / "big").write_bytes(b"x" * 65_537)
     (mistake,) = parse(f'x: 1\na:\n  b: ["{value}"]\n'.encode(), expander({}, tmp_path, [])).mistakes
     assert (mistake.mark, mistake.loc, mistake.message) == (Mark(3, 7), ("a", "b", 0), message)
 
 
-def test_a_scalar_with_two_places_is_replaced_once():
-    asked = []
+def test_a_scalar_with_two_places_is_replaced_once() -> None:
+    asked: list[str] = []
 
     def expand(text: str) -> Expansion:
         asked.append(text)
