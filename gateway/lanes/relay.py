@@ -6,7 +6,7 @@ Headers are edited, bytes are not. A login that a transaction waited for leads b
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 
@@ -28,6 +28,7 @@ from gateway.tokens.passes import Pass
 from gateway.wire.forwarding import Networks, is_trusted
 from gateway.wire.head import Headers, RequestHead
 from gateway.wire.headers import Rewrite, request_for_upstream, response_for_client
+from gateway.wire.media import navigation
 from gateway.wire.subject import Proof
 
 TOKEN_HEADER = b"X-Stepup-Token"
@@ -168,10 +169,11 @@ class Relay:
         async def edit(answer: ResponseHead) -> Headers:
             after = await self._sessions.after_answer(asked, head, name, identified, login, answer.status, answer.headers)
             cookies = tuple((b"Set-Cookie", c) for c in after.cookies)
-            edited = response_for_client(answer.headers, gated=gated, rewrite=upstream.rewrite, added=cookies)
+            rewrite = replace(upstream.rewrite, public=asked.head.origin) if upstream.rewrite else None
+            edited = response_for_client(answer.headers, gated=gated, rewrite=rewrite, added=cookies)
             if answer.status == 101:
                 edited = (*edited, (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
-            if after.learned and (state := await self._waiting(asked)) is not None:
+            if after.learned and navigation(asked.head) == "navigation" and (state := await self._waiting(asked)) is not None:
                 given = tuple(v for n, v in edited if n.lower() == b"set-cookie")
                 raise Diverted(self._answers.see_other(self._answers.transaction_path(state), given))
             return edited

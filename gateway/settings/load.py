@@ -15,6 +15,7 @@ from typing import Any
 
 from gateway.policy.model import Ruleset
 from gateway.settings import cross
+from gateway.settings.absolute import absolute
 from gateway.settings.entries import identity_entries, rule_entries, step_entries
 from gateway.settings.interpolate import expander
 from gateway.settings.mistakes import Mistake, Problems, Report, Source, nearest
@@ -146,6 +147,7 @@ def _load(path: Path, environ: Mapping[str, str], kinds: Registry) -> Loaded | P
             "rules": tuple(rule.spec for rule in rules),
             "steps": raw.get("steps") or {},
             "identity": tuple(raw.get("identity") or ()),
+            **absolute(spec, path.parent),
         }
     )
     return Loaded(

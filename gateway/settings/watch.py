@@ -6,7 +6,7 @@ same folder causes no reload, and a change that the system does not tell of (net
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,7 @@ LOOK_EVERY: Final = 5.0
 _Fingerprint = tuple[object, ...]
 
 
-async def changes(files: Callable[[], Iterable[Path]]) -> AsyncIterator[frozenset[Path]]:
+async def changes(files: Callable[[], Iterable[Path]]) -> AsyncGenerator[frozenset[Path], None]:
     """Yields files that were changed, made or removed since they were first seen here or last yielded; never an empty set.
 
     `files` is asked again after each yield, so that it may follow a reload. A folder among them has changed when a name comes or goes.

@@ -29,8 +29,8 @@ _SPECIAL = frozenset("0123456789+-.~nNtTfF")
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-class _TooDeep(Exception):  # noqa: N818 - control flow out of the C parser, never seen outside
-    pass
+class _TooDeep(Exception):
+    """Out of the C parser at once; never seen outside."""
 
 
 class _Composer(yaml.CSafeLoader):

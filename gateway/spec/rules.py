@@ -18,7 +18,8 @@ class MatchSpec(Spec):
     upstream: Many[str] | None = Field(None, description="Names under `upstreams:`.")
     host: Many[Glob] | None = Field(None, description="Host globs; `*` is one label, `re:` a regular expression (RE2).")
     path: Many[Glob] | None = Field(
-        None, description="Path globs; `*` within a segment, `**` across segments, `/x/**` matches `/x` too; `re:` a regular expression (RE2)."
+        None,
+        description="Path globs; `*` within a segment, `**` across segments, `/x/**` matches `/x` too; `re:` a regular expression (RE2).",
     )
     method: Many[str] | None = Field(None, description="Methods; GET covers HEAD; override headers and fields count.")
     header: dict[str, Many[Glob | None]] | None = Field(None, description="Header names to globs; null means absent.")
@@ -48,7 +49,9 @@ class RuleSpec(Spec):
     require: Many[str] | None = Field(None, min_length=1, description="Names under `steps:`, asked in this order.")
     deny: DenySpec | None = Field(None, description="Refuse the request.")
     allow: Bool | None = Field(None, description="`true` ends the run and keeps the steps collected so far.")
-    max_age: Annotated[MaxAge, Field(description="How old a proof may be: a duration, `session` (as long as the pass) or `once` (this very request).")] = "session"
+    max_age: Annotated[
+        MaxAge, Field(description="How old a proof may be: a duration, `session` (as long as the pass) or `once` (this very request).")
+    ] = "session"
     replay: Literal["auto", "confirm", "off"] = Field(
         "auto", description="What happens to the suspended request: sent again, shown first, or not stored at all."
     )

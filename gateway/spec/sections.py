@@ -41,13 +41,18 @@ class HealthSpec(Spec):
 class UpstreamSpec(Spec):
     """An application behind the gateway."""
 
-    url: Many[HttpUrl] = Field(min_length=1, description="Where it listens: one URL or several, used in turn. A path is not allowed.")
-    host_header: str = Field("keep", description="`keep` passes the client's Host on, `rewrite` sends the URL's, anything else is sent as it stands.")
+    url: Many[Origin] = Field(min_length=1, description="Where it listens: scheme://host[:port], one or several used in turn.")
+    host_header: str = Field(
+        "keep", description="`keep` passes the client's Host on, `rewrite` sends the URL's, anything else is sent as it stands."
+    )
     case_insensitive: Bool = Field(True, description="Paths are judged case-folded as well (IIS, Windows file systems).")
-    rewrite_location: Bool = Field(False, description="`Location` answers that name the upstream's own URL are rewritten to the public origin.")
-    cookie_domain: str | None = Field(None, description="`Domain` of the upstream's cookies is replaced by this; `\"\"` removes it.")
+    rewrite_location: Bool = Field(
+        False, description="`Location` answers that name the upstream's own URL are rewritten to the public origin."
+    )
+    cookie_domain: str | None = Field(None, description='`Domain` of the upstream\'s cookies is replaced by this; `""` removes it.')
     next_origins: Many[Origin] = Field(
-        (), description="Other origins that its answers redirect to (an SSO). Browsers hold a form to the whole chain of redirects behind it, so they must be named."
+        (),
+        description="Other origins that its answers redirect to (an SSO). Browsers hold a form to the whole chain of redirects behind it, so they must be named.",
     )
     tls: UpstreamTlsSpec | None = Field(None, description="For https URLs.")
     health: HealthSpec = Field(default_factory=HealthSpec, description="Health checks.")  # type: ignore[arg-type]
@@ -96,7 +101,9 @@ class ThemeSpec(Spec):
 
     name: str = Field("Step-up Gateway", max_length=60, description="Shown in the header of every page.")
     logo: str | None = Field(None, description="SVG or PNG file, inlined as data; at most 16 KiB.")
-    color: str = Field("#1d4ed8", pattern=r"^#[0-9A-Fa-f]{6}$", description="Accent colour; text on it is black or white, whichever reads better.")
+    color: str = Field(
+        "#1d4ed8", pattern=r"^#[0-9A-Fa-f]{6}$", description="Accent colour; text on it is black or white, whichever reads better."
+    )
     support_url: str | None = Field(None, description="https:// or mailto: link for people who are stuck.")
     support_label: str = Field("Get help", description="Text of that link.")
 
@@ -112,7 +119,9 @@ class TransactionsSpec(Spec):
     max_total: Int = Field(100_000, ge=1, description="Open transactions in all.")
     max_attempts: Int = Field(10, ge=1, description="Answers to one step; then the transaction has failed.")
     sending_timeout: Duration = Field(120.0, description="A request being sent for longer than this is UNKNOWN.")
-    loop_limit: Int = Field(3, ge=1, description="The same step for one target this often within `loop_window` without progress ends in an explanation.")
+    loop_limit: Int = Field(
+        3, ge=1, description="The same step for one target this often within `loop_window` without progress ends in an explanation."
+    )
     loop_window: Duration = Field(60.0, description="See `loop_limit`.")
 
 
@@ -166,8 +175,6 @@ class LogSpec(Spec):
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
 
 
-
-
 def _string_keys(value: object) -> object:
     return {} if value is None else value
 
@@ -178,7 +185,9 @@ class GatewaySpec(Spec):
     listen: Address = Field("127.0.0.1:8080", description="Address of the public listener.")
     tls: TlsSpec | None = Field(None, description="TLS on the public listener; plain HTTP unless set.")
     public_url: Many[Origin] = Field(
-        ("http://127.0.0.1:8080",), min_length=1, description="Exact origins that clients use; the only source of absolute URLs; another Host gets 421."
+        ("http://127.0.0.1:8080",),
+        min_length=1,
+        description="Exact origins that clients use; the only source of absolute URLs; another Host gets 421.",
     )
     admin: AdminSpec = Field(default_factory=AdminSpec, description="The admin listener.")  # type: ignore[arg-type]
     trusted_proxies: tuple[Network, ...] = Field((), description="Who may set forwarding and identity headers; nobody by default.")
@@ -187,7 +196,9 @@ class GatewaySpec(Spec):
     prefix: PlainPath = Field("/.stepup", description="The gateway's own paths start here.")
     continue_path: PlainPath = Field("/continue", description="Where transactions are resumed.")
     upstreams: dict[str, UpstreamSpec] = Field(min_length=1, description="The applications behind the gateway, by name.")
-    routes: tuple[RouteSpec, ...] = Field((), description="Which upstream serves a request; the first match wins. May be left out with one upstream.")
+    routes: tuple[RouteSpec, ...] = Field(
+        (), description="Which upstream serves a request; the first match wins. May be left out with one upstream."
+    )
     identity: tuple[dict[str, Any], ...] = Field((), description="Where subjects come from; the first source that answers wins.")
     mail: MailSpec | None = Field(None, description="How mail leaves; needed by steps that send mail.")
     theme: ThemeSpec = Field(default_factory=ThemeSpec, description="Looks of the pages.")  # type: ignore[arg-type]
@@ -197,6 +208,8 @@ class GatewaySpec(Spec):
     tokens: TokensSpec = Field(default_factory=TokensSpec, description="Signed tokens.")  # type: ignore[arg-type]
     limits: LimitsSpec = Field(default_factory=LimitsSpec, description="Bounds on clients.")  # type: ignore[arg-type]
     log: LogSpec = Field(default_factory=LogSpec, description="Logging.")  # type: ignore[arg-type]
-    steps: Annotated[dict[str, dict[str, Any]], BeforeValidator(_string_keys)] = Field(default_factory=dict, description="Step name to settings; `kind` names the plugin.")
+    steps: Annotated[dict[str, dict[str, Any]], BeforeValidator(_string_keys)] = Field(
+        default_factory=dict, description="Step name to settings; `kind` names the plugin."
+    )
     rules: tuple[RuleSpec, ...] = Field((), description="All run, in order.")
     rules_dir: str | None = Field(None, description="A folder of further files with `rules:`, read in name order after this file's rules.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from html import unescape
@@ -49,11 +49,11 @@ class Clock:
         self.now += seconds
 
 
-def demo_config(folder: Path, *, app_port: int, port: int, admin_port: int, **changes: Any) -> Path:
-    """gateway.yaml of the repository, with these ports and whatever else is changed, written into `folder`."""
+def demo_config(folder: Path, *, app_port: int, port: int, admin_port: int, hosts: Sequence[str] = (), **changes: Any) -> Path:
+    """gateway.yaml of the repository, with these ports and whatever else is changed, written into `folder`. hosts: further public names."""
     raw: dict[str, Any] = yaml.safe_load(DEMO.read_text())
     raw["listen"] = f"127.0.0.1:{port}"
-    raw["public_url"] = [f"http://127.0.0.1:{port}", f"http://localhost:{port}"]
+    raw["public_url"] = [f"http://{name}:{port}" for name in ("127.0.0.1", "localhost", *hosts)]
     raw["steps"]["human"] |= {"cost": 100, "max_number": 50}  # a puzzle, but a quick one
     raw["admin"] = {"listen": f"127.0.0.1:{admin_port}"}
     text = yaml.safe_dump({**raw, **changes}, sort_keys=False).replace("127.0.0.1:8081", f"127.0.0.1:{app_port}")
@@ -156,6 +156,11 @@ class Running:
         self.jars.append(session)
         return Browser(session, base or self.base)
 
+    async def restart(self) -> None:
+        """End the gateway and start it again, with the same folder and ports. The demo's mail is forgotten; the bank goes on."""
+        await self.app.close()
+        self.app = await GatewayApp.start(read(self.config), demo=True, clock=self.clock)
+
     @property
     def mails(self) -> list[dict[str, str]]:
         assert self.app.mailbox is not None
@@ -202,12 +207,14 @@ class Running:
 
 
 @asynccontextmanager
-async def running(folder: Path, *, clock: Clock | None = None, stop: bool = True, **changes: Any) -> AsyncIterator[Running]:
-    """Demo app and gateway. changes: top-level keys of gateway.yaml."""
+async def running(
+    folder: Path, *, clock: Clock | None = None, stop: bool = True, hosts: Sequence[str] = (), **changes: Any
+) -> AsyncIterator[Running]:
+    """Demo app and gateway. hosts: further public names, in `public_url`. changes: top-level keys of gateway.yaml."""
     runner = await start_app("127.0.0.1", 0)
     app_port = runner.addresses[0][1]
     port, admin_port = free_port(), free_port()
-    path = demo_config(folder, app_port=app_port, port=port, admin_port=admin_port, **changes)
+    path = demo_config(folder, app_port=app_port, port=port, admin_port=admin_port, hosts=hosts, **changes)
     app = await GatewayApp.start(read(path), demo=True, clock=clock)
     found = Running(app, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin_port}", f"http://127.0.0.1:{app_port}", path, clock)
     try:
@@ -216,7 +223,7 @@ async def running(folder: Path, *, clock: Clock | None = None, stop: bool = True
         for jar in found.jars:
             await jar.close()
         if stop:
-            await app.close()
+            await found.app.close()
         await runner.cleanup()
 
 

@@ -166,9 +166,7 @@ def test_ten_thousand_rules(tmp_path: Path) -> None:
     lines = []
     for number in range(10_000):
         when = f"when: 'subject.claims.expired == true && request.query.q{number % 40} == null', " if number % 100 == 0 else ""
-        lines.append(
-            f"  - {{name: rule-{number}, match: {{host: h{number % 7}.example, path: /app{number}/**}}, {when}require: [quiz], max_age: 5m}}\n"
-        )
+        lines.append(f"  - {{name: rule-{number}, match: {{host: h{number % 7}.example, path: /app{number}/**}}, {when}require: [quiz]}}\n")
     found = good(tmp_path, GOOD + "".join(lines))
     assert len(found.ruleset.rules) == 10_001
     assert found.ruleset.rules[-1].position == 10_000
