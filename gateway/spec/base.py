@@ -65,7 +65,7 @@ def _boolean(value: object) -> object:
 
 def _number(value: object) -> object:
     if isinstance(value, bool):
-        raise ValueError("is not a number")
+        raise ValueError("is not a number")  # noqa: TRY004 - pydantic makes mistakes of ValueError only
     return value
 
 

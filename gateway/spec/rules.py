@@ -59,7 +59,8 @@ class RuleSpec(Spec):
     enabled: Bool = Field(True, description="`false` switches the rule off; it is still checked.")
     on_error: Literal["deny", "require", "skip", "allow"] = Field(
         "deny",
-        description="What an error in `when` means: refuse (default), count as met (`require`), as not met (`skip`), or `allow` the request past this rule, also when a store is away.",
+        description="What an error in `when` means: refuse (default), count as met (`require`), as not met (`skip`), or let the request past "
+        "this rule (`allow`), also when a store is away.",
     )
 
     @field_validator("max_age", mode="before")

@@ -1,5 +1,8 @@
-"""The shapes of gateway.yaml's sections, and of the whole file. What a kind of step or identity source needs is its own business: `steps:` and
-`identity:` entries are checked against the shape that the kind declares."""
+"""The shapes of gateway.yaml's sections, and of the whole file.
+
+What a kind of step or identity source needs is its own business: entries of `steps:` and `identity:` are checked against the shape that
+the kind declares.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ class HealthSpec(Spec):
 class UpstreamSpec(Spec):
     """An application behind the gateway."""
 
-    url: Many[Origin] = Field(min_length=1, description="Where it listens: scheme://host[:port], one or several used in turn.")
+    url: Many[HttpUrl] = Field(min_length=1, description="Where it listens: scheme://host[:port], one or several used in turn.")
     host_header: str = Field(
         "keep", description="`keep` passes the client's Host on, `rewrite` sends the URL's, anything else is sent as it stands."
     )
@@ -52,7 +55,8 @@ class UpstreamSpec(Spec):
     cookie_domain: str | None = Field(None, description='`Domain` of the upstream\'s cookies is replaced by this; `""` removes it.')
     next_origins: Many[Origin] = Field(
         (),
-        description="Other origins that its answers redirect to (an SSO). Browsers hold a form to the whole chain of redirects behind it, so they must be named.",
+        description="Other origins that its answers redirect to (an SSO). Browsers hold a form to the whole chain of redirects behind it, "
+        "so they must be named.",,
     )
     tls: UpstreamTlsSpec | None = Field(None, description="For https URLs.")
     health: HealthSpec = Field(default_factory=HealthSpec, description="Health checks.")  # type: ignore[arg-type]
