@@ -10,6 +10,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ import structlog
 from aiohttp import web
 
 import gateway.steps
-from gateway.errors import GatewayError, KeyFileFault, StoreUnavailable
+from gateway.errors import StartRefused, StoreTooNew, StoreUnavailable
 from gateway.flow.cookies import PassCookies
 from gateway.flow.gate import Gate
 from gateway.flow.guessing import Guessing
@@ -38,6 +39,7 @@ from gateway.identity.whoami import WhoAmI
 from gateway.lanes.body import read_body
 from gateway.lanes.errand import errand
 from gateway.lanes.heads import Entrance
+from gateway.lanes.listening import listening, reason, renew_certificate, tls_context
 from gateway.lanes.pool import UpstreamPool
 from gateway.lanes.relay import Relay, Upstream
 from gateway.lanes.server import RunningServer, serve
@@ -52,16 +54,16 @@ from gateway.spec.sections import GatewaySpec
 from gateway.steps.captcha.step import Captcha
 from gateway.steps.otp.step import Otp
 from gateway.steps.password_change.step import PasswordChange
+from gateway.stores import keyring
 from gateway.stores.entropy import SystemEntropy
 from gateway.stores.factory import StateBackend, check_records_url, check_url, open_state, resolve_url
 from gateway.stores.fingerprint import claim_key
-from gateway.stores.keyfile import read, write_new
 from gateway.stores.mail import MemoryMailbox, SmtpMailer
 from gateway.stores.records import SqlRecords, open_records
 from gateway.stores.revocations import RevocationFeed
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.trail import Telemetry
-from gateway.tokens.keys import Keyring, generate_private_pem, new_keyring
+from gateway.tokens.keys import Keyring
 from gateway.tokens.passes import session_digests
 from gateway.tokens.vault import KeyVault
 from gateway.web.admin import Admin
@@ -96,10 +98,6 @@ REGISTRY = Registry(
 )
 
 
-class StartRefused(GatewayError):
-    """The gateway cannot start with these settings; the message says what to do."""
-
-
 @dataclass(frozen=True, slots=True)
 class Live:
     """Everything that a reload replaces, as one value."""
@@ -117,13 +115,15 @@ class Live:
         return self.loaded.ruleset
 
 
-def open_keyring(path: Path, algorithm: Any, now: float, entropy: SystemEntropy) -> tuple[Keyring, str]:
-    """The key file, made on first start with mode 0600. Raises KeyFileFault."""
-    text = read(path)
-    if text is None:
-        made = new_keyring(now=now, secret=entropy.bytes(32), private_pem=generate_private_pem(algorithm), algorithm=algorithm)
-        text = write_new(path, made.to_text())
-    return Keyring.from_text(text), text
+def source_names(loaded: Loaded) -> tuple[str, ...]:
+    """What `subject.source` says of each identity source, in file order: its `from`; with a number from the second request source of one
+    kind on, because the same id from two of them is two subjects."""
+    seen: dict[str, int] = {}
+    names = []
+    for origin, config in loaded.identity:
+        seen[origin] = seen.get(origin, 0) + 1
+        names.append(origin if seen[origin] == 1 or isinstance(config, LoginFormSpec) else f"{origin}:{seen[origin]}")
+    return tuple(names)
 
 
 class GatewayApp:
@@ -138,13 +138,17 @@ class GatewayApp:
         self.mailbox: MemoryMailbox | None = None
         self.public: RunningServer
         self.admin_port = 0
-        self._admin: web.AppRunner
-        self._tasks: list[asyncio.Task[None]] = []
+        self._held = AsyncExitStack()
+        self._drain = 0.0
         self.records: SqlRecords
         self.vault: KeyVault
-        self.keyring: Keyring
-        self._key_path: Path
-        self._key_text = ""
+        self.keys: keyring.KeyFile
+        self._began: GatewaySpec
+        self._tls: ssl.SSLContext | None
+
+    @property
+    def keyring(self) -> Keyring:
+        return self.keys.ring
 
     @classmethod
     async def start(
@@ -158,66 +162,85 @@ class GatewayApp:
     ) -> GatewayApp:
         """Wire and start everything. listen, admin_listen: in place of the settings' (port 0 takes a free one).
 
-        Raises StartRefused, KeyFileFault, KeyMismatch, OSError (a port in use).
+        Raises StartRefused (a port in use), KeyFileFault, KeyMismatch, StoreUnavailable, OSError, ValueError; then nothing is left open.
         """
         self = cls()
         if clock is not None:
             self.clock = clock
-        spec = loaded.spec
-        host, port = parse_address(listen or spec.listen)
-        self._refuse_unsafe(spec, demo=demo, hosts=(host, parse_address(admin_listen or spec.admin.listen)[0]))
-        self._key_path = loaded.base / spec.secrets.key_file
-        self.keyring, self._key_text = open_keyring(self._key_path, spec.tokens.algorithm, self.clock(), self.entropy)
-        self.vault = KeyVault(self.keyring, partial(self.entropy.bytes, 12))
-        stores = spec.stores
-        self.state = await open_state(
-            resolve_url(stores.state, loaded.base), redis_deadline=stores.redis_deadline, sqlite_deadline=stores.sqlite_deadline
-        )
-        self.records = await open_records(resolve_url(stores.records, loaded.base), stores.sqlite_deadline)
-        await self._check_store()
-        self._wire(loaded)
-        self.live = await self._make_live(loaded, {})
-        self.public = await serve(
-            self.lane.handle,
-            host=host,
-            port=port,
-            ssl_context=_tls(spec, loaded.base),
-            limits=spec.limits,
-            on_bad_request=self._bad_request,
-        )
-        await self._start_admin(spec, admin_listen)
-        self._tasks = [asyncio.create_task(self.feed.run()), asyncio.create_task(self._watch_keys())]
+        try:
+            await self._start(loaded, demo=demo, listen=listen, admin_listen=admin_listen)
+        except BaseException:
+            await self._held.aclose()
+            raise
         return self
 
     async def close(self, drain: float = 0.0) -> None:
         """Stop accepting, let running requests end within `drain` seconds, close the stores."""
-        await self.public.close(drain)
-        await self.tickets.drain()
-        await self._admin.cleanup()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for upstream in self.live.upstreams.values():
-            await upstream.pool.aclose()
-        await self.state.close()
-        await self.records.close()
+        self._drain = drain
+        await self._held.aclose()
 
     async def reload(self, loaded: Loaded) -> list[str]:
-        """Swap the new configuration in between two requests. Returns what takes effect at the next start only."""
-        old = self.live
+        """Swap the new configuration in between two requests. Returns what takes effect at the next start only.
+
+        Raises StartRefused, OSError or ValueError where it cannot be put to use (a certificate that does not load); then nothing has
+        changed.
+        """
         fixed = [
             name
             for name in ("listen", "tls", "public_url", "admin", "trusted_proxies", "stores", "secrets", "prefix", "continue_path", "mail",
                          "transactions", "passes", "guessing", "tokens", "limits", "log")
-            if getattr(old.loaded.spec, name) != getattr(loaded.spec, name)
+            if getattr(self._began, name) != getattr(loaded.spec, name)
         ]  # fmt: skip
-        self.live = await self._make_live(loaded, old.upstreams)
+        old, new = self.live, self._make_live(loaded, self.live.upstreams)
+        if self._tls is not None and self._began.tls is not None:
+            renew_certificate(self._tls, self._began.tls)
+        self._go_live(new)
         kept = {id(u.pool) for u in self.live.upstreams.values()}
         for upstream in old.upstreams.values():
             if id(upstream.pool) not in kept:
                 await upstream.pool.aclose()
         self.metrics.reloads.labels("done").inc()
         return fixed
+
+    async def _start(self, loaded: Loaded, *, demo: bool, listen: str | None, admin_listen: str | None) -> None:
+        """What is opened is put on `_held` at once, so that a start that fails halfway leaves nothing behind. The public listener comes
+        last, and so ends first: nothing is served before everything stands, and what is being served has all that it needs."""
+        spec = self._began = loaded.spec
+        host, port = parse_address(listen or spec.listen)
+        admin = parse_address(admin_listen or spec.admin.listen)
+        self._refuse_unsafe(spec, demo=demo, hosts=(host, admin[0]))
+        self._tls = None if spec.tls is None else tls_context(spec.tls)
+        key_file = Path(spec.secrets.key_file)
+        self.keys = keyring.opened(key_file, algorithm=spec.tokens.algorithm, now=self.clock(), entropy=self.entropy)
+        self.vault = KeyVault(self.keys.ring, partial(self.entropy.bytes, 12))
+        stores = spec.stores
+        state_url = resolve_url(stores.state, loaded.base)
+        self.state = await open_state(state_url, redis_deadline=stores.redis_deadline, sqlite_deadline=stores.sqlite_deadline)
+        self._held.push_async_callback(self.state.close)
+        await self._check_store(local=state_url.startswith("sqlite:"))
+        self.records = await open_records(resolve_url(stores.records, loaded.base), stores.sqlite_deadline)
+        self._held.push_async_callback(self.records.close)
+        self._wire(loaded)
+        self._go_live(self._make_live(loaded, {}))
+        self._held.push_async_callback(self._close_pools)
+        with suppress(StoreUnavailable):  # else a first request with a pass would find the feed unread, and get a 503
+            await self.feed.refresh()
+        for work in (self.feed.run(), self.keys.watch(self.state, self.clock, self.vault.adopt)):
+            self._held.push_async_callback(_cancel, asyncio.create_task(work))
+        await self._start_admin(spec, *admin)
+        self._held.push_async_callback(self.tickets.drain)
+        with listening("listen", host, port):
+            self.public = await serve(
+                self.lane.handle, host=host, port=port, ssl_context=self._tls, limits=spec.limits, on_bad_request=self._bad_request
+            )
+        self._held.push_async_callback(self._close_public)
+
+    async def _close_public(self) -> None:
+        await self.public.close(self._drain)
+
+    async def _close_pools(self) -> None:
+        for upstream in self.live.upstreams.values():
+            await upstream.pool.aclose()
 
     # -- wiring -----------------------------------------------------------------------------------------------------
 
@@ -229,13 +252,18 @@ class GatewayApp:
         if spec.mail is not None and spec.mail.demo and not demo:
             raise StartRefused("mail.demo works in `gateway demo` only; set mail.smtp to a mail server")
 
-    async def _check_store(self) -> None:
-        """Another key's fingerprint stops the start; a store that is away does not: gated requests wait for it by 503."""
+    async def _check_store(self, *, local: bool) -> None:
+        """Another key's fingerprint stops the start, and so does a file that cannot be opened: neither gets better by waiting. A server
+        that is away does not: gated requests wait for it by 503. local: the store is a file."""
         try:
             await claim_key(self.state, self.keyring.fingerprints(), self.clock())
             for warning in await self.state.warnings():
                 log.warning("state store", warning=warning)
+        except StoreTooNew:
+            raise
         except StoreUnavailable as error:
+            if local:
+                raise
             log.warning("state store is away; gated requests get 503 until it is back", reason=str(error))
 
     def _wire(self, loaded: Loaded) -> None:
@@ -287,8 +315,8 @@ class GatewayApp:
         reader = partial(_read_body, idle_timeout=spec.limits.body_idle_timeout)
         progress = Progress(self.transactions, self.guessing, lambda: self.live.steps)
         transaction_pages = TransactionPages(
-            transactions=self.transactions, door=self.door, progress=progress, answers=answers, issuer=self.issuer, trail=self.trail, sessions=self.sessions,
-            read_body=reader, answer_limit=spec.limits.answer_body,
+            transactions=self.transactions, door=self.door, progress=progress, answers=answers, issuer=self.issuer, trail=self.trail,
+            sessions=self.sessions, read_body=reader, answer_limit=spec.limits.answer_body,
         )  # fmt: skip
         resume = Resume(
             transactions=self.transactions, door=self.door, gate=self.gate, pages=transaction_pages, answers=answers, issuer=self.issuer,
@@ -296,27 +324,35 @@ class GatewayApp:
             condition_limit=spec.limits.condition_body,
         )  # fmt: skip
         self.site = Site(
-            prefix=spec.prefix, continue_path=spec.continue_path, transactions=transaction_pages, resume=resume, answers=answers, static=self.static,
-            gate=self.gate, sessions=self.sessions, keyring=lambda: self.keyring, cors=lambda: self.live.cors,
-            form_token=lambda sid: self.vault.mac("form", b"pass/" + sid.encode())[:16].hex(), read_body=reader, limit=spec.limits.answer_body,
+            prefix=spec.prefix, continue_path=spec.continue_path, transactions=transaction_pages, resume=resume, answers=answers,
+            static=self.static, gate=self.gate, sessions=self.sessions, keyring=lambda: self.keyring, cors=lambda: self.live.cors,
+            form_token=lambda sid: self.vault.mac("form", b"pass/" + sid.encode())[:16].hex(), read_body=reader,
+            limit=spec.limits.answer_body,
         )  # fmt: skip
         paths = Paths(spec.prefix, spec.continue_path)
         suspender = Suspender(transactions=self.transactions, entropy=self.entropy, answers=answers, trail=self.trail, paths=paths)
         relay = Relay(
-            upstreams=lambda: self.live.upstreams, sessions=self.sessions, issuer=self.issuer, transactions=self.transactions, answers=answers,
-            limits=spec.limits, trusted=self._trusted,
+            upstreams=lambda: self.live.upstreams, sessions=self.sessions, issuer=self.issuer, transactions=self.transactions,
+            answers=answers, limits=spec.limits, trusted=self._trusted,
         )  # fmt: skip
         self.tickets = Tickets(
-            transactions=self.transactions, door=self.door, gate=self.gate, relay=relay, answers=answers, trail=self.trail, ended=transaction_pages.ended,
-            closed=transaction_pages.closed, clock=self.clock, condition_limit=spec.limits.condition_body,
+            transactions=self.transactions, door=self.door, gate=self.gate, relay=relay, answers=answers, trail=self.trail,
+            ended=transaction_pages.ended, closed=transaction_pages.closed, clock=self.clock, condition_limit=spec.limits.condition_body,
         )  # fmt: skip
         self.lane = SlowLane(
-            entrance=Entrance("https" if spec.tls else "http", spec.public_url, self._trusted), paths=paths, gate=self.gate, door=self.door,
-            transactions=self.transactions, suspender=suspender, tickets=self.tickets, relay=relay, answers=answers, own_pages=self.site.handle,
-            trail=self.trail, entropy=self.entropy, clock=self.clock, limits=spec.limits, rules=lambda: self.live.rules,
+            entrance=Entrance("https" if spec.tls else "http", spec.public_url, self._trusted), paths=paths, gate=self.gate,
+            door=self.door, transactions=self.transactions, suspender=suspender, tickets=self.tickets, relay=relay, answers=answers,
+            own_pages=self.site.handle, trail=self.trail, entropy=self.entropy, clock=self.clock, limits=spec.limits,
+            rules=lambda: self.live.rules,
         )  # fmt: skip
 
-    async def _make_live(self, loaded: Loaded, before: dict[str, Upstream]) -> Live:
+    def _go_live(self, live: Live) -> None:
+        """The one assignment. Health checks of new pools begin."""
+        self.live = live
+        for upstream in live.upstreams.values():
+            upstream.pool.start()
+
+    def _make_live(self, loaded: Loaded, before: dict[str, Upstream]) -> Live:
         spec = loaded.spec
         services = Services(state=self.state, records=self.records, vault=self.vault, entropy=self.entropy, mailer=self._mailer)
         kinds = {kind.kind: kind for kind in STEPS}
@@ -337,8 +373,7 @@ class GatewayApp:
         sessions: dict[str, SessionSource] = {}
         requests: list[RequestSource] = []
         order: list[str] = []
-        for index, (origin, config) in enumerate(loaded.identity):
-            name = f"{origin}:{index}"
+        for name, (origin, config) in zip(source_names(loaded), loaded.identity, strict=True):
             match config:
                 case LoginFormSpec():
                     whoami = WhoAmI(config.whoami.url, config.whoami.field, config.whoami.timeout) if config.whoami else None
@@ -356,7 +391,8 @@ class GatewayApp:
         return Identity(sessions, tuple(requests), tuple(order))
 
     def _upstreams(self, loaded: Loaded, before: dict[str, Upstream]) -> dict[str, Upstream]:
-        """Pools whose settings did not change are kept, connections and health included."""
+        """Pools whose settings did not change are kept, connections and health included; not those with certificates, for what these
+        files hold may have changed."""
         spec = loaded.spec
         headers = frozenset(
             header_key(h.encode())
@@ -367,11 +403,13 @@ class GatewayApp:
         made: dict[str, Upstream] = {}
         for name, upstream in spec.upstreams.items():
             old = before.get(name)
-            if old is not None and old.pool.spec == upstream:
+            if old is not None and old.pool.spec == upstream and upstream.tls is None:
                 pool = old.pool
             else:
-                pool = UpstreamPool(name, upstream)
-                pool.start()
+                try:
+                    pool = UpstreamPool(name, upstream)
+                except OSError as error:  # ssl.SSLError is one
+                    raise StartRefused(f"upstreams.{name}.tls: the certificates cannot be used: {reason(error)}") from error
             rewrite = None
             if upstream.rewrite_location or upstream.cookie_domain is not None:
                 origins = frozenset(parse_origin(url) for url in upstream.url) if upstream.rewrite_location else frozenset()
@@ -392,25 +430,30 @@ class GatewayApp:
         )
         return await errand(self.live.upstreams[upstream].pool, path.encode("ascii"), headers)
 
-    # -- admin, keys, odds --------------------------------------------------------------------------------------------
+    # -- admin, odds --------------------------------------------------------------------------------------------------
 
-    async def _start_admin(self, spec: GatewaySpec, listen: str | None) -> None:
-        host, port = parse_address(listen or spec.admin.listen)
+    async def _start_admin(self, spec: GatewaySpec, host: str, port: int) -> None:
         mailbox = self.mailbox
         admin = Admin(
-            hosts=(*spec.admin.hosts, host), token=spec.admin.token, checks={"state": self._ping_state, "records": self.records.ping},
-            metrics=self._metrics_text, pages=lambda: self.live.pages, shown=lambda: self._answers.shown(self.entropy.token()[:12]),
+            hosts=(*spec.admin.hosts, f"[{host}]" if ":" in host else host),
+            token=spec.admin.token,
+            checks={"state": self._ping_state, "records": self.records.ping},
+            metrics=self._metrics_text,
+            pages=lambda: self.live.pages,
+            shown=lambda: self._answers.shown(self.entropy.token()[:12]),
             mailbox=(lambda: mailbox.messages) if mailbox is not None else None,
-        )  # fmt: skip
-        self._admin = web.AppRunner(admin.application(), access_log=None)
-        await self._admin.setup()
-        site = web.TCPSite(self._admin, host, port)
-        await site.start()
-        server = site._server  # noqa: SLF001 - aiohttp tells a bound port 0 nowhere else
-        self.admin_port = server.sockets[0].getsockname()[1] if isinstance(server, asyncio.Server) else port
+        )
+        runner = web.AppRunner(admin.application(), access_log=None)
+        await runner.setup()
+        self._held.push_async_callback(runner.cleanup)
+        with listening("admin.listen", host, port):
+            await web.TCPSite(runner, host, port).start()
+        self.admin_port = int(runner.addresses[0][1])
 
     async def _ping_state(self) -> None:
-        await self.state.get("probe", "ready", self.clock())
+        """A write: a store that is locked, full or a replica answers reads, and can suspend nothing."""
+        now = self.clock()
+        await self.state.count("probe", "ready", by=1, expires=now + 60, now=now)
 
     def _metrics_text(self) -> bytes:
         self.metrics.connections.set(self.public.connections)
@@ -419,32 +462,10 @@ class GatewayApp:
     def _bad_request(self, status: int, reason: str) -> None:
         self.trail.event("refused", kind=f"malformed {status}", reason=reason[:200])
 
-    async def _watch_keys(self) -> None:
-        """Adopt a rotated key file within a second; one that cannot be read changes nothing."""
-        while True:
-            await asyncio.sleep(1.0)
-            try:
-                text = await asyncio.to_thread(read, self._key_path)
-                if text is None or text == self._key_text:
-                    continue
-                ring = Keyring.from_text(text)
-                await claim_key(self.state, ring.fingerprints(), self.clock())
-            except (KeyFileFault, GatewayError) as error:
-                log.warning("key file not adopted", reason=str(error))
-                continue
-            self.keyring, self._key_text = ring, text
-            self.vault.adopt(ring)
-            log.info("key file adopted", signing_kid=ring.signing[0].kid)
 
-
-def _tls(spec: GatewaySpec, base: Path) -> ssl.SSLContext | None:
-    if spec.tls is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    context.load_cert_chain(base / spec.tls.cert_file, base / spec.tls.key_file)
-    return context
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _read_body(request: web.BaseRequest, limit: int, *, idle_timeout: float) -> bytes:

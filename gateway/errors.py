@@ -63,6 +63,10 @@ class StoreTooNew(StoreUnavailable):
     """A store was written by a newer version of the gateway. Waiting does not help: the start stops with this text."""
 
 
+class StartRefused(GatewayError):
+    """The gateway cannot start with these settings on this machine. `str(error)` says what to do."""
+
+
 class KeyMismatch(GatewayError):
     """The state store belongs to a key that is not in our key file. `str(error)` says what to do; the start stops with it."""
 

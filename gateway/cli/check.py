@@ -14,16 +14,26 @@ from gateway.cli.common import config_option, loaded_or_exit
 def check(config: Path) -> None:
     """Check a configuration, and start nothing.
 
-    Prints every mistake as `file:line:column: where: what is wrong`, nearest valid name included. Names, types, CEL conditions, globs, files,
-    environment variables, and rules that can never match are all looked at. A key file or store that does not exist yet is no mistake.
+    Prints every mistake at once, the nearest valid name included:
+
+    \b
+      gateway.yaml:31:14: rules[2].require[0]: no step named "cod"; did you mean "code"?
+
+    Looks at names, types, CEL conditions, globs, files, environment variables, and at rules that can never match. A key file or store that
+    does not exist yet is no mistake: it is made at start.
 
     \b
     Exit codes: 0 no mistakes; 2 mistakes.
     """
     loaded = loaded_or_exit(config)
-    rules = len(loaded.ruleset.rules)
-    shadow = sum(rule.shadow for rule in loaded.ruleset.rules)
-    off = sum(not rule.enabled for rule in loaded.ruleset.rules)
-    click.echo(
-        f"{config}: no mistakes; {rules} rules ({shadow} in shadow mode, {off} off), {len(loaded.steps)} steps, {len(loaded.spec.upstreams)} upstreams"
+    rules = loaded.ruleset.rules
+    counts = (
+        f"{_count(len(rules), 'rule')} ({sum(r.shadow for r in rules)} in shadow mode, {sum(not r.enabled for r in rules)} off)",
+        _count(len(loaded.steps), "step"),
+        _count(len(loaded.spec.upstreams), "upstream"),
     )
+    click.echo(f"{config}: no mistakes; {', '.join(counts)}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""What several commands share: finding the configuration, saying what is wrong with it, and waiting for signals."""
+"""What several commands share: finding the configuration, saying what is wrong, and waiting for signals."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
 from gateway.app import REGISTRY
 from gateway.settings.load import Loaded, Problems, load
 
-MISTAKES = 2
 FAILED = 1
+MISTAKES = 2
 
 config_option = click.option(
     "-c",
@@ -39,10 +40,10 @@ def loaded_or_exit(config: Path) -> Loaded:
     return found
 
 
-def fail(message: str) -> None:
-    """Say why it cannot be done, and end with exit code 1."""
+def fail(message: object, code: int = FAILED) -> NoReturn:
+    """Say on standard error why it cannot be done, and end."""
     click.echo(f"gateway: {message}", err=True)
-    sys.exit(FAILED)
+    sys.exit(code)
 
 
 class Signals:

@@ -1,30 +1,56 @@
-"""`gateway explain`: which rule does what to a request, and why. The same `decide()` as the proxy's."""
+"""`gateway explain`: which rule does what to a request, and why. The same `decide()` as the proxy's, fed as the proxy feeds it."""
 
 from __future__ import annotations
 
+import ipaddress
 import json
-import sys
+import re
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
 
-from gateway.cli.common import MISTAKES, config_option, loaded_or_exit
+from gateway.app import source_names
+from gateway.cli.common import MISTAKES, config_option, fail, loaded_or_exit
 from gateway.errors import BadTarget
+from gateway.lanes.heads import origin_of
 from gateway.policy.body import parse_body
+from gateway.policy.decide import route
 from gateway.policy.decision import Allow, Decision, Deny, Need, StepUp
 from gateway.policy.explain import Explanation
 from gateway.policy.explain import explain as explain_request
-from gateway.policy.facts import Facts
+from gateway.policy.facts import Body, Facts
 from gateway.settings.load import Loaded
+from gateway.settings.mistakes import nearest
+from gateway.settings.registry import IdentityConfig
 from gateway.spec.base import format_duration, parse_duration
 from gateway.wire.head import RequestHead
 from gateway.wire.headers import METHODS
 from gateway.wire.subject import Proof, Scalar, Subject
 from gateway.wire.target import parse_target
+
+_URL = re.compile(r"(?P<origin>[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*)?(?P<target>.*)")
+_BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "DELETE"})
+_FORM = "application/x-www-form-urlencoded"
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What stands on the command line, as text."""
+
+    method: str
+    url: str
+    user: str
+    claims: tuple[str, ...]
+    ip: str
+    headers: tuple[str, ...]
+    data: str | None
+    passed: tuple[str, ...]
+    at: str | None
 
 
 @click.command()
@@ -33,75 +59,170 @@ from gateway.wire.target import parse_target
 @click.option("--claim", metavar="NAME=VALUE", multiple=True, help="A claim of the subject; true, false and numbers are read as such.")
 @click.option("--ip", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="The client's address.")
 @click.option("--header", metavar="'NAME: VALUE'", multiple=True, help="A request header.")
-@click.option("--data", metavar="BODY", help="The request body; a form unless a Content-Type header says otherwise.")
+@click.option("--data", metavar="BODY", help="The request's body; a form unless a Content-Type header says otherwise.")
 @click.option("--passed", metavar="STEP=AGE", multiple=True, help="A step that was passed that long ago, for example code=2m.")
-@click.option("--at", metavar="TIME", help="Judge at this time (ISO 8601); now unless given.")
+@click.option("--at", metavar="TIME", help="Judge at this time (ISO 8601; local time unless it names a zone); now unless given.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.argument("method")
 @click.argument("url")
-def explain(
-    config: Path, user: str, claim: tuple[str, ...], ip: str, header: tuple[str, ...], data: str | None, passed: tuple[str, ...], at: str | None,
-    as_json: bool, method: str, url: str,
-) -> None:  # fmt: skip
+def explain(config: Path, *, as_json: bool, **given: Any) -> None:
     """Explain what the rules do with a request, rule by rule, and the decision.
 
-    URL is a full one of `public_url`, or a path (then the first `public_url` is taken). Nothing is sent anywhere.
+    URL is a full one of `public_url`, or a path (then the first `public_url` is taken). Nothing is sent anywhere. Each rule is a hit, a
+    miss, or unknown: where the body decides and --data does not tell it.
 
     \b
-    Example:
+    Examples:
       gateway explain --user alice --passed code=2m POST /transfer
+      gateway explain --user bob --claim password_expired=true GET http://127.0.0.1:8080/account
+      gateway explain --header 'Content-Type: application/json' --data '{"amount": 500}' POST /api/transfer
 
     \b
     Exit codes: 0 explained, whatever the decision; 2 mistakes in the configuration or on the command line.
     """
     loaded = loaded_or_exit(config)
+    asking = Asking(
+        given["method"],
+        given["url"],
+        given["user"],
+        given["claim"],
+        given["ip"],
+        given["header"],
+        given["data"],
+        given["passed"],
+        given["at"],
+    )
     try:
-        now = datetime.fromisoformat(at).timestamp() if at else time.time()
-        head = _head(loaded, method, url, ip, header)
-        facts = _facts(loaded, head, user, claim, passed, data, now)
-    except (ValueError, BadTarget) as error:
-        click.echo(f"gateway: {error}", err=True)
-        sys.exit(MISTAKES)
+        now = _time(asking.at)
+        head = _head(loaded, asking)
+        facts = _facts(loaded, head, asking, now)
+    except BadTarget as error:
+        fail(f"{asking.url}: {error}; the gateway would answer 400", MISTAKES)
+    except ValueError as error:
+        fail(error, MISTAKES)
     found = explain_request(head, facts, loaded.ruleset, now)
     click.echo(_json(found, loaded) if as_json else _table(found, head))
 
 
-def _head(loaded: Loaded, method: str, url: str, ip: str, headers: tuple[str, ...]) -> RequestHead:
-    origins = loaded.spec.public_url
-    parts = urlsplit(url if "://" in url else origins[0] + (url if url.startswith("/") else "/" + url))
-    origin = f"{parts.scheme}://{parts.netloc}".lower()
-    if origin not in origins:
-        raise ValueError(f"{origin} is not in public_url ({', '.join(origins)}): the gateway would answer 421")
-    if method.upper() not in METHODS:
-        raise ValueError(f"{method} is no HTTP method that the gateway knows")
-    raw = url.partition("://")[2].partition("/")[2] if "://" in url else url.removeprefix("/")
-    given = []
-    for line in headers:
-        name, colon, value = line.partition(":")
-        if not colon or not name.strip():
-            raise ValueError(f"--header {line!r}: write 'Name: value'")
-        given.append((name.strip().encode("latin-1"), value.strip().encode("latin-1")))
-    if not any(n.lower() == b"host" for n, _ in given):
-        given.insert(0, (b"Host", parts.netloc.encode("ascii")))
-    target = parse_target(b"/" + raw.encode("ascii"))
-    return RequestHead(method.upper(), target, tuple(given), parts.scheme, (parts.hostname or "").lower(), origin, ip, ip)
+# -- what was asked ------------------------------------------------------------------------------------------------------
 
 
-def _facts(
-    loaded: Loaded, head: RequestHead, user: str, claims: tuple[str, ...], passed: tuple[str, ...], data: str | None, now: float
-) -> Facts:
-    declared: dict[str, Scalar] = {name: None for _, config in loaded.identity for name in getattr(config, "claim_names", frozenset)()}
-    given = {name: _scalar(value) for name, value in (_pair(c, "--claim", "NAME=VALUE") for c in claims)}
+def _time(text: str | None) -> float:
+    if text is None:
+        return time.time()
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise ValueError(f"--at {text!r}: write a time as 2026-11-23T08:30 or 2026-11-23T08:30:00+01:00") from None
+
+
+def _head(loaded: Loaded, asking: Asking) -> RequestHead:
+    """Every message of a ValueError is for the person who typed it."""
+    method = asking.method.upper()
+    if method not in METHODS:
+        raise ValueError(f"{asking.method}: no HTTP method that the gateway knows; it would answer 405")
+    headers = [_header(line) for line in asking.headers]
+    found = _URL.fullmatch(asking.url)
+    if found is None:
+        raise ValueError(f"{asking.url!r}: no URL")
+    public = loaded.spec.public_url
+    parts = urlsplit(found["origin"] or public[0])
+    hosts = [value for name, value in headers if name.lower() == b"host"]
+    if len(hosts) > 1:
+        raise ValueError("--header: Host stands there twice; the gateway would answer 400")
+    if not hosts:
+        headers.insert(0, (b"Host", parts.netloc.encode("idna" if not parts.netloc.isascii() else "ascii")))
+    authority = headers[0][1] if not hosts else hosts[0]
+    origin = origin_of(authority.decode("latin-1"), parts.scheme, public)
+    if origin is None:
+        raise ValueError(
+            f"{parts.scheme}://{authority.decode('latin-1')} is not in public_url ({', '.join(public)}): the gateway would answer 421"
+        )
+    target = found["target"] if found["target"].startswith("/") else "/" + found["target"]
+    if not target.isascii():
+        raise ValueError(f"{target}: write what is not ASCII as browsers send it, percent-encoded")
+    _not_ours(loaded, target)
+    if asking.data is not None:
+        names = {name.lower() for name, _ in headers}
+        headers += [] if b"content-type" in names else [(b"Content-Type", _FORM.encode())]
+        headers += [] if b"content-length" in names else [(b"Content-Length", str(len(asking.data.encode())).encode())]
+    address = _address(asking.ip)
+    host = urlsplit(origin).hostname or ""
+    return RequestHead(method, parse_target(target.encode()), tuple(headers), parts.scheme, host, origin, address, address)
+
+
+def _header(line: str) -> tuple[bytes, bytes]:
+    name, colon, value = line.partition(":")
+    if not colon or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or not re.fullmatch(r"[\t\x20-\x7e\x80-\xff]*", value):
+        raise ValueError(f"--header {line!r}: write 'Name: value'")
+    return name.encode("ascii"), value.strip().encode("latin-1")
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError(f"--ip {text!r}: no IP address") from None
+
+
+def _not_ours(loaded: Loaded, target: str) -> None:
+    path = target.partition("?")[0]
+    own = loaded.spec.prefix, loaded.spec.continue_path
+    if path in own or path.startswith(own[0] + "/"):
+        raise ValueError(f"{path} is one of the gateway's own paths: no rule is asked")
+
+
+# -- what is known -------------------------------------------------------------------------------------------------------
+
+
+def _facts(loaded: Loaded, head: RequestHead, asking: Asking, now: float) -> Facts:
     proofs = {}
-    for name, age in (_pair(p, "--passed", "STEP=AGE") for p in passed):
+    for name, age in (_pair(p, "--passed", "STEP=AGE") for p in asking.passed):
         if name not in loaded.steps:
-            raise ValueError(f"--passed {name}: no step of that name; there are {', '.join(loaded.steps) or 'none'}")
-        proofs[name] = Proof(name, now - parse_duration(age))
+            raise ValueError(f'--passed {name}={age}: no step named "{name}"{nearest(name, list(loaded.steps))}')
+        proofs[name] = Proof(name, now - _age(loaded, name, age))
     body = None
-    if data is not None:
-        body = parse_body(head.get("content-type") or "application/x-www-form-urlencoded", data.encode(), loaded.spec.limits.condition_body)
-    subject = Subject(user, {**declared, **given}, loaded.identity[0][0] if loaded.identity else "") if user else Subject("", declared)
-    return Facts(subject=subject, proofs=proofs, body=body, pass_issued=now if proofs or user else None)
+    if asking.data is not None:
+        body = parse_body(head.get("content-type"), asking.data.encode(), loaded.spec.limits.condition_body)
+    elif head.method in _BODILESS:
+        body = Body()
+    subject, held = _subject(loaded, head, asking)
+    issued = min((proof.at for proof in proofs.values()), default=now) if proofs or held else None
+    return Facts(subject=subject, proofs=proofs, body=body, pass_issued=issued)
+
+
+def _age(loaded: Loaded, name: str, text: str) -> float:
+    try:
+        age = parse_duration(text)
+    except ValueError as error:
+        raise ValueError(f"--passed {name}={text}: {error}") from None
+    if age >= loaded.spec.passes.max_age:
+        lasts = format_duration(loaded.spec.passes.max_age)
+        raise ValueError(f"--passed {name}={text}: a pass lasts {lasts} (passes.max_age), so nothing would be left of it")
+    return age
+
+
+def _subject(loaded: Loaded, head: RequestHead, asking: Asking) -> tuple[Subject, bool]:
+    """As the first identity source of the request's upstream would name it, and whether it would be known by a pass."""
+    claims = {name: _scalar(value) for name, value in (_pair(c, "--claim", "NAME=VALUE") for c in asking.claims)}
+    declared = _declared(loaded)
+    for name in claims:
+        if name not in declared:
+            raise ValueError(f"--claim {name}: no identity source or step declares a claim of that name{nearest(name, declared)}")
+    if not asking.user:
+        if claims:
+            raise ValueError("--claim: nobody has no claims; say whose by --user")
+        return Subject(), False
+    chosen = route(head, loaded.ruleset)
+    for source, (_, config) in zip(source_names(loaded), loaded.identity, strict=True):
+        if isinstance(config, IdentityConfig) and chosen is not None and config.upstream in (None, chosen.upstream):
+            return Subject(asking.user, claims, source), bool(config.login_paths())
+    return Subject(asking.user, claims), False
+
+
+def _declared(loaded: Loaded) -> list[str]:
+    found = {name for _, config in loaded.identity if isinstance(config, IdentityConfig) for name in config.claim_names()}
+    return sorted(found.union(*(getattr(config, "claims", None) or () for config in loaded.steps.values())))
 
 
 def _pair(text: str, option: str, form: str) -> tuple[str, str]:
@@ -122,25 +243,34 @@ def _scalar(text: str) -> Scalar:
     return text
 
 
+# -- what is said --------------------------------------------------------------------------------------------------------
+
+
 def _words(decision: Decision) -> str:
     match decision:
         case Allow():
-            by = f", satisfied by {', '.join(decision.steps)}" if decision.steps else ""
-            return f"allow{by}"
+            return "allow" + (f", satisfied by {', '.join(decision.steps)}" if decision.steps else "")
         case StepUp():
-            steps = ", ".join(
-                f"{a.step} (not older than {a.max_age if isinstance(a.max_age, str) else format_duration(a.max_age)})"
-                for a in decision.asked
-            )
+            steps = ", ".join(f"{asked.step} ({_how_old(asked.max_age)})" for asked in decision.asked)
             return f"step-up: {steps}; replay {decision.replay}" + ("; somebody must log in first" if decision.login else "")
         case Deny():
             return f"deny {decision.status} by {decision.rule or 'the gateway'}: {decision.public}"
         case Need():
-            return "not yet: the request's body decides; give it with --data"
+            return "unknown: the request's body decides; give it with --data"
+
+
+def _how_old(max_age: float | str) -> str:
+    match max_age:
+        case "once":
+            return "for this very request"
+        case "session":
+            return "as long as the pass lasts"
+        case _:
+            return f"not older than {format_duration(float(max_age))}"
 
 
 def _table(found: Explanation, head: RequestHead) -> str:
-    rows = [("rule", "verdict", "why"), *((r.name, r.verdict, r.why) for r in found.rules)]
+    rows = [("rule", "verdict", "why"), *((rule.name, rule.verdict, rule.why) for rule in found.rules)]
     widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
     lines = [f"{head.method} {head.origin}{head.target.raw.decode('ascii')}", f"upstream  {found.upstream or 'none'}", ""]
     lines += [f"{name:<{widths[0]}}  {verdict:<{widths[1]}}  {why}" for name, verdict, why in rows]

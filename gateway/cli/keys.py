@@ -8,11 +8,12 @@ from pathlib import Path
 
 import click
 
-from gateway.app import open_keyring
 from gateway.cli.common import config_option, fail, loaded_or_exit
 from gateway.errors import Conflict, KeyFileFault
+from gateway.spec.sections import GatewaySpec
 from gateway.stores.entropy import SystemEntropy
 from gateway.stores.keyfile import replace
+from gateway.stores.keyring import KeyFile, existing
 from gateway.tokens.keys import Keyring, generate_private_pem, rotate
 
 
@@ -20,12 +21,65 @@ from gateway.tokens.keys import Keyring, generate_private_pem, rotate
 def keys() -> None:
     """List and rotate the gateway's keys (`secrets.key_file`).
 
-    Gateways that share a store share the key file: copy it to each of them. A running gateway adopts a changed file within a second or two.
+    The file is made at the gateway's first start. Gateways that share a store share the key file: copy it to each of them. A running
+    gateway adopts a changed file within a second or two.
+
+    \b
+    Exit codes: 0 done; 1 the key file cannot be read or written, or is missing; 2 mistakes in the configuration.
     """
 
 
-def _when(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+@keys.command("list")
+@config_option
+def list_keys(config: Path) -> None:
+    """List every key by its public name, newest first. Shows no secret.
+
+    \b
+    Exit codes: 0 listed; 1 the key file is missing or cannot be read; 2 mistakes in the configuration.
+    """
+    _print(_opened(loaded_or_exit(config).spec).ring)
+
+
+@keys.command("rotate")
+@config_option
+def rotate_keys(config: Path) -> None:
+    """Make new keys that sign and seal from now on.
+
+    Older ones keep verifying and opening for as long as anything made with them can be out, and are dropped by a later rotation. Copy the
+    file to every gateway that shares the store.
+
+    \b
+    Exit codes: 0 rotated; 1 the key file is missing, cannot be written, or was changed meanwhile; 2 mistakes in the configuration.
+    """
+    spec = loaded_or_exit(config).spec
+    held = _opened(spec)
+    made = rotate(
+        held.ring,
+        now=time.time(),
+        secret=SystemEntropy().bytes(32),
+        private_pem=generate_private_pem(spec.tokens.algorithm),
+        algorithm=spec.tokens.algorithm,
+        keep=max(spec.passes.max_age, spec.transactions.ttl + spec.transactions.tombstone),
+    )
+    try:
+        replace(held.path, made.to_text(), was=held.text)
+    except Conflict:
+        fail("the key file was changed at the same time; look at `gateway keys list` and rotate again if it is still needed")
+    except KeyFileFault as error:
+        fail(error)
+    _print(made)
+
+
+def _opened(spec: GatewaySpec) -> KeyFile:
+    """The key file, or exit code 1."""
+    path = Path(spec.secrets.key_file)
+    try:
+        found = existing(path)
+    except KeyFileFault as error:
+        fail(error)
+    if found is None:
+        fail(f"{path}: there is no key file yet; the gateway makes it at its first start")
+    return found
 
 
 def _print(ring: Keyring) -> None:
@@ -36,41 +90,5 @@ def _print(ring: Keyring) -> None:
         click.echo(f"secret   {secret.id:<24} -      {_when(secret.created)}  {use}")
 
 
-@keys.command("list")
-@config_option
-def list_keys(config: Path) -> None:
-    """List every key by its public name, newest first. Makes the key file if there is none. Shows no secret."""
-    loaded = loaded_or_exit(config)
-    try:
-        ring, _ = open_keyring(loaded.base / loaded.spec.secrets.key_file, loaded.spec.tokens.algorithm, time.time(), SystemEntropy())
-    except KeyFileFault as error:
-        fail(str(error))
-    else:
-        _print(ring)
-
-
-@keys.command("rotate")
-@config_option
-def rotate_keys(config: Path) -> None:
-    """Make new keys that sign and seal from now on. Older ones keep verifying and opening for as long as anything made with them can be out."""
-    loaded = loaded_or_exit(config)
-    spec = loaded.spec
-    path, entropy = loaded.base / spec.secrets.key_file, SystemEntropy()
-    try:
-        ring, text = open_keyring(path, spec.tokens.algorithm, time.time(), entropy)
-        keep = max(spec.passes.max_age, spec.transactions.ttl + spec.transactions.tombstone)
-        made = rotate(
-            ring,
-            now=time.time(),
-            secret=entropy.bytes(32),
-            private_pem=generate_private_pem(spec.tokens.algorithm),
-            algorithm=spec.tokens.algorithm,
-            keep=keep,
-        )
-        replace(path, made.to_text(), was=text)
-    except Conflict:
-        fail("the key file was changed at the same time; look at `gateway keys list` and rotate again if it is still needed")
-    except KeyFileFault as error:
-        fail(str(error))
-    else:
-        _print(made)
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -69,7 +69,7 @@ def encode(transaction: Transaction) -> bytes:
             for k in t.tasks
         ],
         "status": t.status.value, "subject": [t.subject.id, dict(t.subject.claims), t.subject.source], "awaits_login": t.awaits_login,
-        "late_subject": t.late_subject, "session": t.session, "stored": t.stored, "ticketed": t.ticketed, "page": t.page,
+        "late_subject": t.late_subject, "session": t.session, "holder": t.holder, "stored": t.stored, "ticketed": t.ticketed, "page": t.page,
         "extended": t.extended, "loop": t.loop, "claims": dict(t.claims), "since": t.since,
         "reason": t.reason, "jti": t.jti,
     }).encode()  # fmt: skip

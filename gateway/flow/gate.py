@@ -15,14 +15,14 @@ from gateway.errors import StoreUnavailable
 from gateway.flow.identity import Identified, Identity
 from gateway.flow.ports import Vault
 from gateway.policy.decide import decide, route
-from gateway.policy.decision import Allow, Decision, Deny, Need
+from gateway.policy.decision import Allow, Decision, Deny, Need, StepUp
 from gateway.policy.facts import Body, BodyUnavailable, Facts
 from gateway.policy.model import Route, Ruleset
 from gateway.spec.sections import PassSpec
 from gateway.tokens.passes import Pass, read_pass
 from gateway.wire.cookies import parse_cookies, pass_cookie
 from gateway.wire.head import RequestHead
-from gateway.wire.subject import Proof
+from gateway.wire.subject import NOBODY, Proof
 
 FEED_MAX_AGE = 5.0  # design.md 7.1: older than this, a revocation may have been missed
 MOST_CACHED = 4096
@@ -86,10 +86,20 @@ class Gate:
             return None, "pass revoked"
         return held, ""
 
-    async def identify(self, head: RequestHead, upstream: str, now: float) -> Identified:
+    async def identify(self, head: RequestHead, upstream: str, now: float, *, own_page: bool = False) -> Identified:
+        """Who a request is from. own_page: it is for a page of ours (see flow.identity)."""
         held, note = self.presented(head, now)
-        seen = await self._identity().identify(head, upstream, held, now)
+        seen = await self._identity().identify(head, upstream, held, now, own_page=own_page)
         return replace(seen, note=note) if note and not seen.note else seen
+
+    def rely(self, identified: Identified, now: float) -> None:
+        """To be called before anything is done because of a pass. Raises StoreUnavailable where it may have been revoked."""
+        if self._stale(identified, now):
+            raise StoreUnavailable("the revocation feed is older than 5 s")
+
+    def rekeyed(self) -> None:
+        """The keys have changed: every pass is verified anew, for what one of them signed may count no more."""
+        self._passes.clear()
 
     def route(self, head: RequestHead) -> Route | None:
         return route(head, self._ruleset())
@@ -116,9 +126,30 @@ class Gate:
         if isinstance(decision, Need):
             facts = replace(facts, body=await read_body())
             decision = decide(head, facts, ruleset, now)
-        if isinstance(decision, Allow | Deny) and decision.relied_on_pass and self._stale(identified, now):
+        if (
+            isinstance(decision, Allow | Deny)
+            and decision.relied_on_pass
+            and self._stale(identified, now)
+            and _matters(decision, head, facts, ruleset, now)
+        ):
             raise StoreUnavailable("the revocation feed is older than 5 s")
         return Judged(decision, chosen, identified, facts)
 
     def _stale(self, identified: Identified, now: float) -> bool:
         return identified.holder is not None and self._revocations.age(now) > FEED_MAX_AGE
+
+
+def _matters(decision: Allow | Deny, head: RequestHead, facts: Facts, ruleset: Ruleset, now: float) -> bool:
+    """Whether the decision could be another without the pass. What anybody may do, whoever holds a pass may do too; and a rule that says
+    `on_error: allow` does not wait for a store."""
+    if isinstance(decision, Deny):
+        return True
+    for subject in (NOBODY, facts.subject):
+        match decide(head, replace(facts, subject=subject, proofs={}, pass_issued=None), ruleset, now):
+            case Allow():
+                continue
+            case StepUp(rules=names) if all(rule.on_error == "allow" for rule in ruleset.rules if rule.name in names):
+                continue
+            case _:
+                return True
+    return False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import ipaddress
 from dataclasses import dataclass
 
 from gateway.flow.ports import StateStore
@@ -19,6 +20,15 @@ _SPACE = "guess"
 def _key(*parts: str) -> str:
     """Counter keys hold no user name in the clear."""
     return base64.urlsafe_b64encode(hashlib.sha256("\x00".join(parts).encode("utf-8", "surrogateescape")).digest()[:18]).decode()
+
+
+def counted_as(address: str) -> str:
+    """What counts as one address: an IPv6 customer has a /64 to walk through (RFC 6177)."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(parsed) if parsed.version == 4 else str(ipaddress.ip_network((int(parsed), 64), strict=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +48,13 @@ class Guessing:
 
     async def begin(self, step: str, subject: Subject, address: str, now: float) -> Throttled | None:
         """Count one answer about to be looked at. Throttled: it must not be looked at."""
+        counted: list[str] = []
         for by, key, limit in self._counters(step, subject, address):
+            counted.append(key)
             if await self._state.count(_SPACE, key, by=1, expires=now + self._spec.window, now=now) > limit:
-                await self._state.count(_SPACE, key, by=-1, expires=now + self._spec.window, now=now)
+                # What is not looked at is no guess: an address that is throttled must not use up its subject's tries.
+                for each in counted:
+                    await self._state.count(_SPACE, each, by=-1, expires=now + self._spec.window, now=now)
                 return Throttled(int(self._spec.window), by)
         return None
 
@@ -51,11 +65,11 @@ class Guessing:
 
     async def foreign(self, address: str, now: float) -> Throttled | None:
         """Count a request for an unknown state, or another browser's, against its address only."""
-        count = await self._state.count(_SPACE, _key("foreign", address), by=1, expires=now + self._spec.window, now=now)
+        count = await self._state.count(_SPACE, _key("foreign", counted_as(address)), by=1, expires=now + self._spec.window, now=now)
         return Throttled(int(self._spec.window), "address") if count > self._spec.foreign_per_address else None
 
     def _counters(self, step: str, subject: Subject, address: str) -> tuple[tuple[str, str, int], ...]:
-        by_address = ("address", _key("address", address), self._spec.per_address)
+        by_address = ("address", _key("address", counted_as(address)), self._spec.per_address)
         if not subject.known:
             return (by_address,)
         return (("subject", _key("subject", step, subject.source, subject.counter), self._spec.per_subject), by_address)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from gateway.tokens.passes import Pass
+from gateway.wire.cookies import parse_cookies
 from gateway.wire.head import Headers, RequestHead
 from gateway.wire.subject import NOBODY, Subject
 
@@ -58,6 +59,8 @@ class SessionSource(Protocol):
     login_url: str
     logout_path: str | None
     cookie_names: frozenset[str]
+    strips: bool
+    """A session cookie that nothing vouches for is not forwarded."""
 
     def identify(self, head: RequestHead, presented: Pass | None, now: float) -> Identified: ...
 
@@ -95,10 +98,18 @@ class Identity:
     def session_source(self, upstream: str) -> SessionSource | None:
         return self._sessions.get(upstream)
 
-    async def identify(self, head: RequestHead, upstream: str, presented: Pass | None, now: float) -> Identified:
-        """The request's subject and the pass that speaks for it. May raise StoreUnavailable (keys that cannot be fetched)."""
+    async def identify(
+        self, head: RequestHead, upstream: str, presented: Pass | None, now: float, *, own_page: bool = False
+    ) -> Identified:
+        """The request's subject and the pass that speaks for it. May raise StoreUnavailable (keys that cannot be fetched).
+
+        own_page: the request is for a page of ours, where the application's cookie may be missing because of its `Path`. There the pass
+        speaks for the session that it vouches for; the session itself is looked at when the application is asked next.
+        """
         source = self._sessions.get(upstream)
         seen = source.identify(head, presented, now) if source else Identified(presented=presented)
+        if own_page and source is not None and presented is not None and not any(n in source.cookie_names for n, _ in parse_cookies(head)):
+            seen = _by_pass_alone(presented)
         for name in self._order:
             if name == "session":
                 if seen.subject.known:
@@ -110,6 +121,16 @@ class Identity:
         if source is None and not seen.subject.known:
             return replace(seen, holder=_same(presented, NOBODY))
         return seen
+
+
+def _by_pass_alone(presented: Pass) -> Identified:
+    current = [v for v in presented.sessions if v.until is None]
+    session = "+".join(sorted(v.digest for v in current))
+    if not presented.subject.known:
+        return Identified(presented=presented, holder=presented, session=session)
+    if not current or not all(v.bound for v in current):
+        return Identified(presented=presented)
+    return Identified(subject=presented.subject, holder=presented, presented=presented, session=session)
 
 
 def _same(held: Pass | None, subject: Subject) -> Pass | None:

@@ -12,7 +12,10 @@ def came_from(head: RequestHead, prefix: str, continue_path: str) -> str:
     referer = head.get("referer")
     if not referer:
         return "/"
-    parts = urlsplit(referer)
+    try:
+        parts = urlsplit(referer)
+    except ValueError:  # `http://[`: no address at all
+        return "/"
     if f"{parts.scheme}://{parts.netloc}".lower() != head.origin:
         return "/"
     return local(parts.path + (f"?{parts.query}" if parts.query else ""), prefix, continue_path)

@@ -21,12 +21,13 @@ from gateway.tokens.passes import Pass
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What was wrong with an answer, as pages and JSON show it."""
+    """What was wrong with an answer, as pages and JSON show it. action: what was asked for instead of an answer, and has to wait."""
 
     code: str
     message: str
     field: str | None = None
     retry_after: int | None = None
+    action: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ class Progress:
                 case Passed():
                     return await self._passed(found, task, outcome, now)
                 case Refused():
-                    return await self._refused(found, task, outcome, look)
+                    return await self._refused(found, task, outcome, look, form.get("action") or None)
                 case Again():
                     changed = with_task(transaction, replace(task, memory=outcome.memory))
                     version = await self._transactions.save(changed, found.version, now)
@@ -175,8 +176,13 @@ class Progress:
         await self._transactions.save(moved, found.version, now)
         return Moved(moved, "passed", outcome)
 
-    async def _refused(self, found: Found, task: Task, outcome: Refused, look: Look) -> Progressed:
+    async def _refused(self, found: Found, task: Task, outcome: Refused, look: Look, action: str | None) -> Progressed:
         transaction = found.transaction
+        if outcome.code == "used" and dict(outcome.memory) == dict(task.memory):
+            # A double click: the first of two equal answers is on its way. A write here would overtake it, and lose what it has used up.
+            now = await self._overtaken(transaction, task, look)
+            problem = Problem(outcome.code, outcome.public, outcome.field, outcome.retry_after)
+            return replace(now, error=problem, private=outcome.private) if isinstance(now, Showing) else now
         attempts = task.attempts + (1 if outcome.counts else 0)
         if attempts >= self._transactions.spec.max_attempts:
             failed = move(with_task(transaction, replace(task, attempts=attempts)), Event.REFUSED, reason="too many wrong answers")
@@ -190,7 +196,8 @@ class Progress:
         version = await self._transactions.save(changed, found.version, look.now)
         shown = await self.show(Found(changed, version), look)
         retry = max(filter(None, (outcome.retry_after, ceil(wait))), default=None)
-        return replace(shown, error=Problem(outcome.code, outcome.public, outcome.field, retry), private=outcome.private)
+        problem = Problem(outcome.code, outcome.public, outcome.field, retry, action)
+        return replace(shown, error=problem, private=outcome.private)
 
     async def _overtaken(self, transaction: Transaction, task: Task, look: Look) -> Progressed:
         """Another answer was first. This one took no effect, right or wrong."""
@@ -211,7 +218,9 @@ class Progress:
 
     def _context(self, transaction: Transaction, task: Task, look: Look) -> Context:
         steps = self._steps()
-        proved = {*transaction.proofs, *(look.holder.proofs if look.holder else ())} - {task.step}
+        # What the pass holds is a proof for hours; to set up a new authenticator it must be no older than a transaction can be.
+        recent = {p.step for p in look.holder.proofs.values() if look.now - p.at <= self._transactions.spec.ttl} if look.holder else set()
+        proved = {*transaction.proofs, *recent} - {task.step}
         return Context(
             transaction=transaction.id,
             step=task.step,

@@ -15,6 +15,7 @@ from typing import Final, Literal
 from gateway.errors import Conflict, SealBroken, StoreUnavailable
 from gateway.flow import codec
 from gateway.flow.codec import StoredRequest
+from gateway.flow.guessing import counted_as
 from gateway.flow.ports import Entropy, StateStore, Vault
 from gateway.flow.transaction import Transaction, settled
 from gateway.spec.sections import TransactionsSpec
@@ -74,7 +75,7 @@ class Transactions:
         joined: list[str] = []
         caps: tuple[tuple[Literal["browser", "address", "total"], str, int], ...] = (
             ("browser", "b:" + transaction.binding, self.spec.max_per_browser),
-            ("address", "a:" + transaction.address, self.spec.max_per_address),
+            ("address", "a:" + counted_as(transaction.address), self.spec.max_per_address),
             ("total", "all", self.spec.max_total),
         )
         for whose, group, cap in caps:
@@ -177,7 +178,7 @@ class Transactions:
         try:
             if transaction.status.value != "sending":
                 await self._state.delete(_REQUEST, transaction.id)
-            for group in ("b:" + transaction.binding, "a:" + transaction.address, "all"):
+            for group in ("b:" + transaction.binding, "a:" + counted_as(transaction.address), "all"):
                 await self._state.leave(_OPEN, group, transaction.id)
         except StoreUnavailable:
             return

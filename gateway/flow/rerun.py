@@ -54,9 +54,9 @@ async def rerun(
     head = stored_head(stored, asked)
 
     async def body() -> Body | BodyUnavailable:
-        if transaction.kind == "script" and stored.method not in ("GET", "HEAD"):
-            return BodyUnavailable("a script's body is not stored")
-        return parse_body(head.get("content-type") or "", stored.body, limit)
+        if (transaction.kind == "script" or transaction.replay == "off") and stored.method not in ("GET", "HEAD"):
+            return BodyUnavailable("what is not replayed is not stored")
+        return parse_body(head.get("content-type"), stored.body, limit)
 
     who = overlaid(identified, transaction)
     return await gate.judge(head, now, body, identified=who, granted=proved(transaction), protocol=REDIRECT_CALLBACK)
@@ -68,8 +68,8 @@ def enriched(transaction: Transaction, identified: Identified, *, origin: str, s
     What was asked `once` stays out of it. sid: the name of a new pass, should one be needed.
     """
     base = identified.holder or Pass(sid=sid, origin=origin, issued=now, seen=now, subject=identified.subject)
-    if identified.holder is None and identified.presented is not None and not identified.subject.known:
-        # Nobody's request beside somebody's pass: the sessions that it vouches for are not lost over a captcha.
+    if identified.holder is None and identified.presented is not None:
+        # Beside a pass that does not speak for this request: the sessions that it vouches for as nobody's are not lost over a captcha.
         base = replace(base, sessions=tuple(s for s in identified.presented.sessions if not s.bound))
     lasting = {t.step: t.passed for t in transaction.tasks if t.passed is not None and t.max_age != "once" and t.step != CONFIRM}
     subject = base.subject

@@ -17,7 +17,7 @@ from gateway.flow.identity import Identified, Identity, Login, SessionSource
 from gateway.flow.issuer import Issuer
 from gateway.flow.trail import Trail
 from gateway.spec.sections import PassSpec
-from gateway.wire.cookies import format_set_cookie, parse_cookies
+from gateway.wire.cookies import format_set_cookie, names_ours, parse_cookies
 from gateway.wire.head import Headers, RequestHead
 
 Errand = Callable[[str, str, RequestHead, tuple[tuple[str, str], ...]], Awaitable[Headers]]
@@ -116,7 +116,9 @@ class Sessions:
                 relayed = tuple(
                     v
                     for n, v in headers
-                    if n.lower() == b"set-cookie" and v.partition(b"=")[0].strip().decode("latin-1") not in source.cookie_names
+                    if n.lower() == b"set-cookie"
+                    and not names_ours(v)
+                    and v.partition(b"=")[0].strip().decode("latin-1") not in source.cookie_names
                 )
             except GatewayError as error:
                 self._trail.event("logout failed", request_id=asked.request_id, upstream=upstream, reason=str(error))

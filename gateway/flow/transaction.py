@@ -81,8 +81,9 @@ class Transaction:
 
     binding: keyed hash of what may finish it (the browser cookie or an Authorization value). kind: "navigation" stores
     the request and resumes it; "script" stores no body and only reissues the pass. stored: a request is stored.
-    awaits_login: a subject is needed first. ticketed: resumes by a one-use ticket (else GET is just repeated). late_subject: the subject came after the suspension. session: digest of
-    the app session at the suspension ("" for none). page: where the user came from (path), for cancel and replay: off.
+    awaits_login: a subject is needed first. ticketed: resumes by a one-use ticket (else GET is just repeated). late_subject: the subject
+    came after the suspension. session: digest of the app session at the suspension ("" for none); holder: sid of the pass that spoke for
+    it, "" for nobody's. page: where the user came from (path), for cancel and replay: off.
     extended: the rules, run again, have added a step once. loop: key of the counter that detects loops.
     """
 
@@ -104,6 +105,7 @@ class Transaction:
     awaits_login: bool = False
     late_subject: bool = False
     session: str = ""
+    holder: str = ""
     stored: bool = False
     ticketed: bool = False
     page: str = "/"

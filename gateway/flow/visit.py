@@ -47,8 +47,11 @@ class Door:
         self._guessing = guessing
         self._gate = gate
 
-    async def enter(self, asked: Asked, id_: str) -> Visit | Closed:
-        """The transaction, if this request may touch it. One that has ended is shown to its browser whoever is logged in now."""
+    async def enter(self, asked: Asked, id_: str, *, own_page: bool = False) -> Visit | Closed:
+        """The transaction, if this request may touch it. One that has ended is shown to its browser whoever is logged in now.
+
+        own_page: the request is for a page of ours, where the application's cookie may be missing because of its `Path`.
+        """
         found = await self._transactions.load(id_, asked.now)
         secrets = known_browser(asked.head)
         bindings = [b for s in secrets for b in self._transactions.bindings(s)]
@@ -60,38 +63,46 @@ class Door:
                 return Closed("unknown", "no such transaction")
             return Closed("not_yours", "no cookie came along" if not secrets else "another browser's transaction")
         transaction = found.transaction
-        identified = await self._gate.identify(asked.head, transaction.upstream, asked.now)
+        identified = await self._gate.identify(asked.head, transaction.upstream, asked.now, own_page=own_page)
         if not transaction.open:
             return Visit(found, identified)
+        self._gate.rely(identified, asked.now)
         if transaction.awaits_login:
             if not identified.subject.known:
                 return Visit(found, identified, needs_login=True)
-            return await self._claim(found, identified, asked)
+            return await self._claim(found, identified, asked, own_page=own_page)
         mine = transaction.subject
         if (identified.subject.id, identified.subject.source) != (mine.id, mine.source):
-            return Closed(
-                "subject_changed", f"began as {mine.id or 'nobody'!r}, now {identified.subject.id or 'nobody'!r}", transaction=transaction
-            )
-        if transaction.session and not _same_session(transaction.session, identified):
+            # Who has logged out is nobody now, not somebody else.
+            kind: Wrong = "subject_changed" if identified.subject.known else "session_changed"
+            return Closed(kind, f"began as {mine.id or 'nobody'!r}, now {identified.subject.id or 'nobody'!r}", transaction=transaction)
+        if transaction.session and not _same_session(transaction, identified):
             return Closed("session_changed", "the app session is another one now", transaction=transaction)
         return Visit(found, identified)
 
-    async def _claim(self, found: Found, identified: Identified, asked: Asked) -> Visit | Closed:
+    async def _claim(self, found: Found, identified: Identified, asked: Asked, *, own_page: bool) -> Visit | Closed:
         """Somebody logged in: the transaction is theirs from now on."""
-        bound = replace(found.transaction, awaits_login=False, subject=identified.subject, session=identified.session)
+        bound = replace(
+            found.transaction, awaits_login=False, subject=identified.subject, session=identified.session, holder=holder_of(identified)
+        )
         try:
             version = await self._transactions.save(bound, found.version, asked.now)
         except Conflict:
-            return await self.enter(asked, bound.id)
+            return await self.enter(asked, bound.id, own_page=own_page)
         return Visit(Found(bound, version), identified)
 
 
-def _same_session(digest: str, identified: Identified) -> bool:
-    """The session of now is the one of then, or its successor by a rotation that the pass has seen."""
-    if identified.session == digest:
+def holder_of(identified: Identified) -> str:
+    """The pass that speaks for somebody's session: its sid is kept over every rotation of the session, and is new at every login."""
+    return identified.holder.sid if identified.holder is not None and identified.subject.known and identified.session else ""
+
+
+def _same_session(transaction: Transaction, identified: Identified) -> bool:
+    """The session of now is the one of then, or its successor by rotations that the pass has seen."""
+    if identified.session == transaction.session or (transaction.holder and holder_of(identified) == transaction.holder):
         return True
     past = {v.digest for v in identified.holder.sessions} if identified.holder and identified.session else set()
-    return bool(past) and set(digest.split("+")) <= past
+    return bool(past) and set(transaction.session.split("+")) <= past
 
 
 ENDED: dict[Status, str] = {

@@ -107,6 +107,7 @@ class LoginForm:
         self._location_not = tuple(path_glob(p) for p in spec.success.location_not)
         self.upstream = spec.upstream
         self.login_url = spec.login_url or spec.path
+        self.strips = spec.unknown_session == "strip"
 
     # -- requests ---------------------------------------------------------------------------------------------------
 
@@ -122,7 +123,7 @@ class LoginForm:
         known = {n: d for n, ds in digests.items() for d in ds if d in vouched}
         unknown = frozenset(names) - frozenset(known)
         note = "" if not unknown else f"session cookie not vouched for: {', '.join(sorted(unknown))}"
-        strip = unknown if self._spec.unknown_session == "strip" else frozenset()
+        strip = unknown if self.strips else frozenset()
         if not known or (unknown and not strip):
             return Identified(presented=presented, strip=strip, note=note)
         session = "+".join(known[n] for n in sorted(known))
@@ -133,9 +134,10 @@ class LoginForm:
         return Identified(subject=presented.subject, holder=presented, presented=presented, session=session, strip=strip, note=note)
 
     def is_login(self, head: RequestHead) -> bool:
-        """Any reading of the target is the login path, and the request could carry a user name."""
-        path = self._spec.path.casefold()
-        if not any(r.casefold() == path for r in head.target.readings):
+        """Any reading of the target is the login path, and the request could carry a user name. Looser than `read_login`, for here a
+        name must not slip by: many applications take `/Login/` for `/login`."""
+        path = _loosely(self._spec.path)
+        if not any(_loosely(r) == path for r in head.target.readings):
             return False
         return head.method not in ("GET", "HEAD", "OPTIONS") or any(n == self._spec.username for n, _ in query_pairs(head.target))
 
@@ -165,19 +167,24 @@ class LoginForm:
     ) -> Observed:
         """What an answer means for the pass: a login learned, a session given, rotated or ended, a claim changed."""
         cookies = [parse_set_cookie(v) for n, v in headers if n.lower() == b"set-cookie"]
-        given = {c.name: c for c in cookies if c.name in self._names}
+        given = self._given(cookies, now)
         sent = {n: v for n, v in parse_cookies(head) if n in self._names and n not in identified.strip}
-        fresh = {n: c.value for n, c in given.items() if c.value and not c.expired(now) and c.value != sent.get(n)}
+        fresh = {n: value for n, value in given.items() if value is not None and value != sent.get(n)}
         if login is not None and login.name is not None and self._succeeded(status, headers):
             subject = await self._confirmed(login.name, {**sent, **fresh}, bool(fresh))
             if subject is not None:
-                return self._learned(head, identified, subject, fresh or sent, cookies, headers, now, sid)
-        if self._logs_out(head, status) or self._ended(given, sent, now):
+                learned = self._learned(head, identified, subject, fresh or sent, cookies, headers, now, sid)
+                # The pass of somebody is over. Nobody's is too where it vouched for the very value that is now somebody's (a session that
+                # was planted): else it is forgotten without a word, because learning writes no store.
+                before = identified.presented
+                over = before is not None and (before.subject.known or not fresh)
+                return replace(learned, revoke=before.sid if before is not None and over else None)
+        if self._logs_out(head, status) or any(n in sent and value is None for n, value in given.items()):
             return self._over(head, identified, fresh, now, sid)
         held = identified.presented
         if fresh:
             held = self._rebound(head, identified, fresh, now, sid)
-        if held is not None and identified.subject.known and identified.session:
+        if held is not None and identified.subject.known and identified.subject.source == self.name and identified.session:
             held = replace(held, subject=replace(held.subject, claims={**held.subject.claims, **self._claims(cookies, headers, now)}))
         return Observed(held, changed=held != identified.presented)
 
@@ -185,7 +192,10 @@ class LoginForm:
         if status not in self._spec.success.status:
             return False
         locations = [v.decode("latin-1") for n, v in headers if n.lower() == b"location"]
-        path = urlsplit(locations[0]).path or "/" if len(locations) == 1 else None
+        try:
+            path = urlsplit(locations[0]).path or "/" if len(locations) == 1 else None
+        except ValueError:
+            return False
         if self._location and (path is None or not any(g.matches(path) for g in self._location)):
             return False
         return path is None or not any(g.matches(path) for g in self._location_not)
@@ -217,13 +227,19 @@ class LoginForm:
         subject = replace(subject, claims={**subject.claims, **self._claims(cookies, headers, now)})
         vouched = tuple(Vouched(self._digests(self.upstream, n, v)[0], None, bound=True) for n, v in sorted(session.items()))
         learned = Pass(sid=sid, origin=head.origin, issued=now, seen=now, subject=subject, proofs=kept, sessions=vouched)
-        return Observed(learned, changed=True, revoke=identified.presented.sid if identified.presented else None, learned=True)
+        return Observed(learned, changed=True, learned=True)
 
     def _logs_out(self, head: RequestHead, status: int) -> bool:
         return status < 400 and any(r in self._spec.logout for r in head.target.readings)
 
-    def _ended(self, given: Mapping[str, SetCookie], sent: Mapping[str, str], now: float) -> bool:
-        return any(n in sent and (c.expired(now) or not c.value) for n, c in given.items())
+    def _given(self, cookies: list[SetCookie], now: float) -> dict[str, str | None]:
+        """What the browser holds afterwards under each session name that was set, None where it was deleted. A cookie with another path or
+        domain is another cookie (RFC 6265 §5.3): deleting one there ends nothing while a value is set beside it."""
+        jar = {(c.name, c.domain, c.path): None if c.expired(now) else c.value or None for c in cookies if c.name in self._names}
+        found: dict[str, str | None] = {}
+        for (name, _, _), value in jar.items():
+            found[name] = found.get(name) if value is None else value
+        return found
 
     def _over(self, head: RequestHead, identified: Identified, fresh: Mapping[str, str], now: float, sid: str) -> Observed:
         """The session has ended, and the pass with it; a new anonymous session may begin in the same answer."""
@@ -240,10 +256,11 @@ class LoginForm:
     def _rebound(self, head: RequestHead, identified: Identified, fresh: Mapping[str, str], now: float, sid: str) -> Pass:
         """A session value was given. In answer to a vouched request it takes the old one's place, who it is included."""
         held = identified.presented
-        if held is None or (held.subject.known and not identified.session):
+        if held is None or (held.subject.source == self.name and not identified.session):
             return self._anonymous(head, fresh, now, sid)
-        bound = identified.subject.known and identified.session != ""
         replaced = set(identified.session.split("+")) if identified.session else set()
+        answering = [v.bound for v in held.sessions if v.digest in replaced]
+        bound = bool(answering) and all(answering)
         # Several session cookies: only the values that were sent under the names now set again are rotated out.
         sent = {d for n, v in parse_cookies(head) if n in fresh for d in self._digests(self.upstream, n, v)}
         # What was rotated out stays listed, though it counts no more: it tells that a transaction's session is this one's past.
@@ -266,6 +283,10 @@ class LoginForm:
             if said:
                 found[name] = said[-1] if spec.equals is None else said[-1] == spec.equals
         return found
+
+
+def _loosely(path: str) -> str:
+    return path.casefold().rstrip("/")
 
 
 __all__ = ["NOBODY", "LoginForm", "LoginFormSpec"]

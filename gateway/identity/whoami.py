@@ -7,6 +7,18 @@ from collections.abc import Mapping
 
 import aiohttp
 
+MOST = 65_536  # bytes of an answer
+
+
+async def read_all(answer: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The whole body, which may come in pieces. Raises ValueError where it is longer than `limit` bytes."""
+    raw = bytearray()
+    async for piece in answer.content.iter_any():
+        raw += piece
+        if len(raw) > limit:
+            raise ValueError(f"more than {limit} bytes")
+    return bytes(raw)
+
 
 class WhoAmI:
     """One configured URL. `field`: the JSON field with the user name, or None for the whole text."""
@@ -26,12 +38,12 @@ class WhoAmI:
             ):
                 if answer.status != 200:
                     return None
-                raw = await answer.content.read(65_536)
+                raw = await read_all(answer, MOST)
                 if self._field is None:
                     name: object = raw.decode("utf-8", "replace").strip()
                 else:
                     body = json.loads(raw)
                     name = body.get(self._field) if isinstance(body, Mapping) else None
-        except (aiohttp.ClientError, TimeoutError, ValueError):
+        except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError):
             return None
         return name if isinstance(name, str) and 0 < len(name) <= 256 and name.isprintable() else None

@@ -54,8 +54,8 @@ def read_head(request: web.BaseRequest, entrance: Entrance) -> RequestHead | Unr
     peer = request.remote or ""
     trusted = is_trusted(peer, entrance.trusted)
     seen = client_scheme(headers, entrance.scheme, trusted=trusted)
-    authority = hosts[0].decode("latin-1").strip().lower()
-    origin = _origin(authority, seen, entrance.origins)
+    authority = hosts[0].decode("latin-1")
+    origin = origin_of(authority, seen, entrance.origins)
     if origin is None:
         return Unreadable(421, "wrong_host", f"host {authority[:200]!r} over {seen} is not in public_url")
     return RequestHead(
@@ -70,8 +70,8 @@ def read_head(request: web.BaseRequest, entrance: Entrance) -> RequestHead | Unr
     )
 
 
-def _origin(authority: str, scheme: str, origins: tuple[str, ...]) -> str | None:
-    """The entry of public_url that a Host value means, default ports left out."""
+def origin_of(authority: str, scheme: str, origins: tuple[str, ...]) -> str | None:
+    """The entry of public_url that a Host value means, default ports left out; None where there is none."""
     default = ":443" if scheme == "https" else ":80"
-    wanted = f"{scheme}://{authority.removesuffix(default)}"
+    wanted = f"{scheme}://{authority.strip().lower().removesuffix(default)}"
     return wanted if wanted in origins else None

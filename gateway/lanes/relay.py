@@ -51,8 +51,8 @@ class Upstream:
 
 class Relay:
     def __init__(
-        self, *, upstreams: Callable[[], dict[str, Upstream]], sessions: Sessions, issuer: Issuer, transactions: Transactions, answers: Answers,
-        limits: LimitsSpec, trusted: Networks,
+        self, *, upstreams: Callable[[], dict[str, Upstream]], sessions: Sessions, issuer: Issuer, transactions: Transactions,
+        answers: Answers, limits: LimitsSpec, trusted: Networks,
     ) -> None:  # fmt: skip
         self._upstreams = upstreams
         self._sessions = sessions
@@ -111,8 +111,8 @@ class Relay:
         )
 
     async def _send(
-        self, request: web.BaseRequest, asked: Asked, head: RequestHead, judged: Judged, body: Body, login_body: bytes | None, *, is_login: bool,
-        steps: tuple[str, ...], gated: bool, connection: UpstreamConnection | None = None,
+        self, request: web.BaseRequest, asked: Asked, head: RequestHead, judged: Judged, body: Body, login_body: bytes | None, *,
+        is_login: bool, steps: tuple[str, ...], gated: bool, connection: UpstreamConnection | None = None,
     ) -> Relayed:  # fmt: skip
         assert judged.route is not None, "what has no route is refused"  # noqa: S101 - decide() never allows it
         name = judged.route.upstream

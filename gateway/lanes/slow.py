@@ -2,14 +2,13 @@
 
     head → own path? → ticket? → judge → Allow: forward | StepUp: suspend | Deny: refuse
 
-It never answers with less than a reason and a way on, and it fails closed: without a store, a key or a subject nothing that is gated passes.
+It never answers with less than a reason and a way on, and it fails closed: without a store, a key or a subject nothing gated passes.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-
 from typing import assert_never
 
 import structlog
@@ -17,7 +16,7 @@ from aiohttp import web
 
 from gateway.errors import BodyTooLarge, ClientGone, Conflict, StoreUnavailable, UpstreamFault, UpstreamTimeout, UpstreamUnreachable
 from gateway.flow.asked import Asked
-from gateway.flow.gate import Gate, Judged
+from gateway.flow.gate import BodyReader, Gate, Judged
 from gateway.flow.ports import Entropy
 from gateway.flow.repository import TICKET_PARAMETER, Transactions
 from gateway.flow.rerun import proved
@@ -44,9 +43,9 @@ OwnPages = Callable[[web.BaseRequest, Asked], Awaitable[web.StreamResponse]]
 
 class SlowLane:
     def __init__(
-        self, *, entrance: Entrance, paths: Paths, gate: Gate, door: Door, transactions: Transactions, suspender: Suspender, tickets: Tickets, relay: Relay,
-        answers: Answers, own_pages: OwnPages, trail: Trail, entropy: Entropy, clock: Callable[[], float], limits: LimitsSpec,
-        rules: Callable[[], Mapping[str, Rule]],
+        self, *, entrance: Entrance, paths: Paths, gate: Gate, door: Door, transactions: Transactions, suspender: Suspender,
+        tickets: Tickets, relay: Relay, answers: Answers, own_pages: OwnPages, trail: Trail, entropy: Entropy,
+        clock: Callable[[], float], limits: LimitsSpec, rules: Callable[[], Mapping[str, Rule]],
     ) -> None:  # fmt: skip
         self._entrance = entrance
         self._paths = paths
@@ -92,7 +91,7 @@ class SlowLane:
             return self._fault(asked, error)
         except asyncio.CancelledError:
             raise
-        except Exception:  # noqa: BLE001 - the last line: a fault of ours is a page with a number, and a line in the log
+        except Exception:  # the last line: a fault of ours is a page with a number, and a line in the log
             log.exception("internal error", request_id=request_id)
             return self._answers.refusal(asked, "internal")
 
@@ -107,15 +106,7 @@ class SlowLane:
 
     async def _gated(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
         incoming = ClientBody(request, limit=self._limits.max_upload, idle_timeout=self._limits.body_idle_timeout)
-
-        async def read_body() -> Body | BodyUnavailable:
-            incoming.check()
-            peeked = await incoming.peek(self._limits.condition_body)
-            if not peeked.whole:
-                return BodyUnavailable(f"larger than {self._limits.condition_body} bytes")
-            return parse_body(asked.head.get("content-type") or "", peeked.data, self._limits.condition_body)
-
-        judged = await self._gate.judge(asked.head, asked.now, read_body)
+        judged = await self._gate.judge(asked.head, asked.now, self._reader(asked, incoming))
         decision = judged.decision
         self._log(asked, judged)
         match decision:
@@ -140,7 +131,7 @@ class SlowLane:
             if granted is not None:
                 return granted
             source = self._relay.source(judged)
-            return await self._suspender.suspend(request, asked, judged, decision, incoming, can_login=source is not None)
+            return await self._suspender.suspend(asked, judged, decision, incoming, can_login=source is not None)
         except StoreUnavailable as error:
             rules = self._rules()
             if not decision.rules or any(rules[name].on_error != "allow" for name in decision.rules if name in rules):
@@ -161,14 +152,9 @@ class SlowLane:
         transaction = visit.found.transaction
         if transaction.status is not Status.READY or transaction.kind != "script" or not same_target(asked.head, transaction):
             return None
-
-        async def read_body() -> Body | BodyUnavailable:
-            peeked = await incoming.peek(self._limits.condition_body)
-            if not peeked.whole:
-                return BodyUnavailable(f"larger than {self._limits.condition_body} bytes")
-            return parse_body(asked.head.get("content-type") or "", peeked.data, self._limits.condition_body)
-
-        again = await self._gate.judge(asked.head, asked.now, read_body, identified=judged.identified, granted=proved(transaction))
+        again = await self._gate.judge(
+            asked.head, asked.now, self._reader(asked, incoming), identified=judged.identified, granted=proved(transaction)
+        )
         if not isinstance(again.decision, Allow):
             return None
         try:
@@ -177,6 +163,18 @@ class SlowLane:
             return None
         self._log(asked, again)
         return await self._relay.forward(request, asked, again, incoming, steps=again.decision.steps, gated=True)
+
+    def _reader(self, asked: Asked, incoming: ClientBody) -> BodyReader:
+        """What conditions see of the body, read when they ask for it."""
+
+        async def read_body() -> Body | BodyUnavailable:
+            incoming.check()
+            peeked = await incoming.peek(self._limits.condition_body)
+            if not peeked.whole:
+                return BodyUnavailable(f"larger than {self._limits.condition_body} bytes")
+            return parse_body(asked.head.get("content-type"), peeked.data, self._limits.condition_body)
+
+        return read_body
 
     def _fault(self, asked: Asked, error: UpstreamFault) -> web.Response:
         kind = "upstream_timeout" if isinstance(error, UpstreamTimeout) else "upstream_down"

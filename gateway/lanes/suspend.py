@@ -21,10 +21,12 @@ from gateway.flow.ports import Entropy
 from gateway.flow.repository import TooMany, Transactions, transaction_id
 from gateway.flow.trail import Trail
 from gateway.flow.transaction import CONFIRM, Status, Task, Transaction
+from gateway.flow.visit import holder_of
 from gateway.lanes.answers import Answers
 from gateway.lanes.body import ClientBody
 from gateway.policy.decision import StepUp
 from gateway.wire.head import RequestHead
+from gateway.wire.headers import effective_methods
 from gateway.wire.media import cross_site, navigation
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
@@ -56,9 +58,7 @@ class Suspender:
         self._trail = trail
         self._paths = paths
 
-    async def suspend(
-        self, request: web.BaseRequest, asked: Asked, judged: Judged, decision: StepUp, incoming: ClientBody, *, can_login: bool
-    ) -> web.Response:
+    async def suspend(self, asked: Asked, judged: Judged, decision: StepUp, incoming: ClientBody, *, can_login: bool) -> web.Response:
         """Open a transaction for a request, or say why not."""
         head = asked.head
         steps = [a.step for a in decision.asked]
@@ -117,8 +117,9 @@ class Suspender:
     def _new(self, asked: Asked, judged: Judged, decision: StepUp, id_: str, browser: Browser, *, script: bool, loop: str) -> Transaction:
         head, spec = asked.head, self._transactions.spec
         tasks = [Task(a.step, a.max_age, a.rules) for a in decision.asked]
-        unsafe = head.method not in _SAFE
-        ticketed = not script and decision.replay != "off" and (head.method != "GET" or any(a.max_age == "once" for a in decision.asked))
+        unsafe = not effective_methods(head) <= _SAFE  # a GET with `_method=POST` is a POST to some
+        replayed = head.method != "GET" or unsafe or any(a.max_age == "once" for a in decision.asked)
+        ticketed = not script and decision.replay != "off" and replayed
         # A forged form gains nothing: what came from elsewhere, or from nobody in particular, is shown before it is sent.
         shown = ticketed and unsafe and (decision.replay == "confirm" or cross_site(head) or decision.login)
         if shown:
@@ -141,6 +142,7 @@ class Suspender:
             awaits_login=decision.login,
             late_subject=decision.login,
             session=judged.identified.session,
+            holder=holder_of(judged.identified),
             stored=not script,
             ticketed=ticketed,
             page=came_from(head, self._paths.prefix, self._paths.continue_path),

@@ -39,8 +39,8 @@ class Tickets:
     """May raise StoreUnavailable and UpstreamFault; both before anything was sent leave the transaction READY."""
 
     def __init__(
-        self, *, transactions: Transactions, door: Door, gate: Gate, relay: Relay, answers: Answers, trail: Trail, ended: Ended, closed: ClosedPage,
-        clock: Callable[[], float], condition_limit: int,
+        self, *, transactions: Transactions, door: Door, gate: Gate, relay: Relay, answers: Answers, trail: Trail, ended: Ended,
+        closed: ClosedPage, clock: Callable[[], float], condition_limit: int,
     ) -> None:  # fmt: skip
         self._transactions = transactions
         self._door = door
@@ -110,20 +110,21 @@ class Tickets:
         self, request: web.BaseRequest, asked: Asked, head: RequestHead, judged: Judged, body: bytes, connection: UpstreamConnection,
         sending: Transaction, version: int, steps: tuple[str, ...],
     ) -> web.StreamResponse:  # fmt: skip
-        event, reason = Event.ANSWERED, ""
+        event, reason = Event.BROKEN_OFF, "internal error"
         try:
             relayed = await self._relay.replay(request, asked, head, judged, body, connection, steps=steps)
-            if relayed.fault is not None and relayed.sent == 0:
-                reason = str(relayed.fault)
-            return relayed
         except Diverted:
+            event, reason = Event.ANSWERED, ""
             raise
         except GatewayError as error:
-            event, reason = Event.BROKEN_OFF, str(error)
+            reason = str(error)
             self._trail.event(
                 "upstream fault", request_id=asked.request_id, upstream=sending.upstream, kind=type(error).__name__, reason=reason
             )
             return self._ended(asked, move(sending, Event.BROKEN_OFF))
+        else:
+            event, reason = Event.ANSWERED, str(relayed.fault) if relayed.fault is not None and relayed.sent == 0 else ""
+            return relayed
         finally:
             await self._close(asked, sending, version, event, reason)
 
@@ -137,8 +138,10 @@ class Tickets:
         outcome = "resumed" if event is Event.ANSWERED else "unknown"
         self._trail.event("transaction", request_id=asked.request_id, outcome=outcome, transaction=sending.id)
         await self._trail.audit(
-            AuditEvent(at=now, event="resume", request_id=asked.request_id, subject=sending.subject.id, rule=",".join(sending.rules), outcome=outcome,
-                       address=asked.head.client_ip, detail={"transaction": sending.id, **({"reason": reason} if reason else {})})
+            AuditEvent(
+                at=now, event="resume", request_id=asked.request_id, subject=sending.subject.id, rule=",".join(sending.rules),
+                outcome=outcome, address=asked.head.client_ip, detail={"transaction": sending.id, **({"reason": reason} if reason else {})},
+            )
         )  # fmt: skip
 
     def _as_stored(self, stored: StoredRequest, now_at: RequestHead, identified: Identified, names: frozenset[str]) -> RequestHead:

@@ -1,7 +1,5 @@
-"""One connection to an upstream. The request head goes out byte for byte as it was prepared; answers are read with h11.
+"""One connection to an upstream. The request head goes out byte for byte as it was prepared; `reading` reads the answers.
 
-h11 is told of a request only what it needs to read the answer (method, whether a body follows, whether a switch of
-protocols is asked for): its own writer would put Host first, and no client may find its request rewritten.
 A connection whose exchange did not end cleanly is never used again.
 """
 
@@ -13,20 +11,21 @@ import select
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import TypeVar
 from urllib.parse import urlsplit
-
-import h11
 
 from gateway.errors import BadTarget, UpstreamBroke, UpstreamTimeout, UpstreamUnreachable
 from gateway.lanes.duplex import Duplex
+from gateway.lanes.reading import BadAnswer, Reading, ResponseHead
 from gateway.spec.sections import UpstreamTlsSpec
 from gateway.wire.head import Headers
 
-MAX_HEAD = 64 * 1024  # bytes of an answer's head, of a chunk's header line, of trailers
+__all__ = ["Endpoint", "ResponseHead", "UpstreamConnection", "connect", "parse_endpoint", "request_head", "tls_context"]
+
 MAX_INFORMATIONAL = 16  # 1xx answers before the final one
 
 _TARGET = re.compile(rb"[^\x00-\x20\x7f]+")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +37,6 @@ class Endpoint:
     host: str
     port: int
     authority: str
-
-
-@dataclass(frozen=True, slots=True)
-class ResponseHead:
-    """The head of an answer: `headers` in order, names as sent; `version` is b"1.0" or b"1.1"."""
-
-    status: int
-    reason: bytes
-    headers: Headers
-    version: bytes
 
 
 def parse_endpoint(url: str) -> Endpoint:
@@ -83,16 +72,6 @@ def request_head(method: str, target: bytes, headers: Headers) -> bytes:
     return head
 
 
-@lru_cache(maxsize=128)
-def _told(method: str, has_body: bool, upgrade: bool) -> h11.Request:
-    headers = [(b"Host", b"-")]
-    if has_body:
-        headers.append((b"Transfer-Encoding", b"chunked"))
-    if upgrade:
-        headers += [(b"Connection", b"Upgrade"), (b"Upgrade", b"-")]
-    return h11.Request(method=method, target=b"/", headers=headers)
-
-
 async def connect(endpoint: Endpoint, context: ssl.SSLContext | None, server_name: str | None, timeout: float) -> UpstreamConnection:
     """A new connection, TLS included. Raises UpstreamUnreachable; nothing of a request has been sent then."""
     loop = asyncio.get_running_loop()
@@ -124,9 +103,8 @@ class UpstreamConnection:
         self.reused = False
         self.responded = False
         self._duplex = duplex
-        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+        self._reading: Reading | None = None  # None: no exchange is under way
         self._chunked = False
-        self._used = False
 
     # sending
 
@@ -135,10 +113,7 @@ class UpstreamConnection:
         `chunked`, else Content-Length. Raises UpstreamBroke when the connection is gone, BadTarget, ValueError."""
         head = request_head(method, target, headers)
         self._chunked = chunked
-        self._used = True
-        self._h11.send(_told(method, has_body, upgrade))
-        if not has_body:
-            self._h11.send(h11.EndOfMessage())
+        self._reading = Reading(method, has_body=has_body, upgrade=upgrade)
         try:
             self._duplex.write(head)
         except OSError as error:
@@ -162,47 +137,36 @@ class UpstreamConnection:
                 self._duplex.write(b"0\r\n\r\n")
             except OSError as error:
                 raise UpstreamBroke(f"{self.endpoint.url}: {error}") from error
-        if self._h11.our_state is h11.SEND_BODY:
-            self._h11.send(h11.EndOfMessage())
+        self._exchange.end_request()
 
     # receiving
 
     async def response(self, on_informational: Callable[[ResponseHead], None]) -> ResponseHead:
         """The final head, or that of a 101 that was asked for. 1xx before it go to `on_informational`. Waits without bound:
         the caller's timers call `abort`."""
+        reading = self._exchange
         for _ in range(MAX_INFORMATIONAL + 1):
-            event = await self._event(None)
-            if not isinstance(event, h11.Response | h11.InformationalResponse):
-                raise UpstreamBroke(f"{self.endpoint.url}: closed without an answer")
-            head = ResponseHead(event.status_code, bytes(event.reason), _bare(event.headers.raw_items()), bytes(event.http_version))
-            if isinstance(event, h11.Response) or event.status_code == 101:
+            while (head := self._checked(reading.head)) is None:
+                await self._receive(reading, None)
+            if head.status >= 200 or head.status == 101:
                 return head
             on_informational(head)
         raise UpstreamBroke(f"{self.endpoint.url}: more than {MAX_INFORMATIONAL} informational answers")
 
     async def read(self, timeout: float | None) -> bytes | bytearray:
         """The next bytes of the answer's body, b"" at its clean end; trailers are dropped."""
-        while True:
-            event = await self._event(timeout)
-            if isinstance(event, h11.Data):
-                return event.data
-            if isinstance(event, h11.EndOfMessage) or event is h11.PAUSED:
-                return b""
+        reading = self._exchange
+        while (piece := self._checked(reading.body)) is None:
+            await self._receive(reading, timeout)
+        return piece
 
     def read_ready(self) -> bytes | bytearray | None:
         """Like `read`, but only what is here already: None when bytes must be waited for."""
-        while True:
-            event = self._parsed()
-            if event is h11.NEED_DATA:
-                return None
-            if isinstance(event, h11.Data):
-                return event.data
-            if isinstance(event, h11.EndOfMessage) or event is h11.PAUSED:
-                return b""
+        return self._checked(self._exchange.body)
 
     def detach(self) -> Duplex:
         """After a 101: the bare connection. What came behind the head is read first. The caller must close it."""
-        self._duplex.unread(self._h11.trailing_data[0])
+        self._duplex.unread(self._exchange.behind)
         return self._duplex
 
     # life
@@ -210,19 +174,17 @@ class UpstreamConnection:
     @property
     def complete(self) -> bool:
         """Request and answer have ended cleanly and the connection may carry another exchange."""
-        return (
-            self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE and not self._h11.trailing_data[0] and self._duplex.alive
-        )
+        return self._reading is not None and self._reading.clean and self._duplex.alive
 
     @property
     def unused(self) -> bool:
-        """Nothing was ever sent over it."""
-        return not self._used
+        """Nothing was sent over it since it was made, or rested."""
+        return self._reading is None
 
     def rest(self, on_stir: Callable[[], None]) -> None:
         """Make ready for the next exchange; `on_stir` is called when the upstream closes or sends unasked meanwhile."""
-        if self._used:
-            self._h11.start_next_cycle()
+        if self._reading is not None:
+            self._reading = None
             self.reused = True
         self.responded = False
         self._duplex.on_stir = on_stir
@@ -253,25 +215,24 @@ class UpstreamConnection:
             self._duplex.abort(UpstreamBroke("closed"))
             await self._duplex.wait_lost()
 
-    def _parsed(self) -> object:
+    @property
+    def _exchange(self) -> Reading:
+        assert self._reading is not None, "send_head comes first"  # noqa: S101 -- tells mypy
+        return self._reading
+
+    def _checked(self, part: Callable[[], T]) -> T:
         try:
-            return self._h11.next_event()
-        except h11.RemoteProtocolError as error:
+            return part()
+        except BadAnswer as error:
             raise UpstreamBroke(f"{self.endpoint.url}: {error}") from error
 
-    async def _event(self, timeout: float | None) -> object:
-        while (event := self._parsed()) is h11.NEED_DATA:
-            try:
-                data = await self._duplex.read(timeout)
-            except TimeoutError as error:
-                raise UpstreamTimeout(f"{self.endpoint.url}: silent for {timeout:g} s") from error
-            except OSError as error:
-                raise UpstreamBroke(f"{self.endpoint.url}: {error}") from error
-            if data:
-                self.responded = True
-            self._h11.receive_data(data)
-        return event
-
-
-def _bare(items: list[tuple[bytes, bytes]]) -> Headers:
-    return tuple((bytes(name), bytes(value)) for name, value in items)
+    async def _receive(self, reading: Reading, timeout: float | None) -> None:
+        try:
+            data = await self._duplex.read(timeout)
+            reading.receive(data)
+        except TimeoutError as error:
+            raise UpstreamTimeout(f"{self.endpoint.url}: silent for {timeout:g} s") from error
+        except (OSError, BadAnswer) as error:
+            raise UpstreamBroke(f"{self.endpoint.url}: {error}") from error
+        if data:
+            self.responded = True

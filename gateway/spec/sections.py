@@ -56,7 +56,7 @@ class UpstreamSpec(Spec):
     next_origins: Many[Origin] = Field(
         (),
         description="Other origins that its answers redirect to (an SSO). Browsers hold a form to the whole chain of redirects behind it, "
-        "so they must be named.",,
+        "so they must be named.",
     )
     tls: UpstreamTlsSpec | None = Field(None, description="For https URLs.")
     health: HealthSpec = Field(default_factory=HealthSpec, description="Health checks.")  # type: ignore[arg-type]

@@ -104,8 +104,12 @@ class SqlRecords:
         await self._run(sa.insert(_audit).values(clean))
 
     async def ping(self) -> None:
-        """Raises StoreUnavailable when the database cannot be read."""
-        await self._run(sa.select(_documents.c.version).limit(1))
+        """Raises StoreUnavailable when the database cannot be read, or its lock for writing cannot be had."""
+
+        async def look(connection: AsyncConnection) -> None:
+            await connection.execute(sa.select(_documents.c.version).limit(1))
+
+        await self._edge.run(look, write=True)
 
     async def close(self) -> None:
         """Close every connection."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from gateway.errors import StoreUnavailable
 from gateway.flow.ports import StateStore
@@ -46,8 +47,6 @@ class RevocationFeed:
     async def run(self) -> None:
         """Poll for ever. A store that is away makes the feed old, which fails closed; it recovers by itself."""
         while True:
-            try:
+            with suppress(StoreUnavailable):
                 await self.refresh()
-            except StoreUnavailable:
-                pass
             await asyncio.sleep(POLL)

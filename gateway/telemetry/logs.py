@@ -1,4 +1,7 @@
-"""Logs on standard error: one line per decision, one per outcome of a step. No line holds a state, code, token, cookie, body or query."""
+"""Logs on standard error: one line per decision, one per outcome of a step. No line holds a state, code, token, cookie, body or query.
+
+An event is always exactly one line, or one line and a traceback below it: whatever a client sent stands in it escaped.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import sys
 from typing import Any, TextIO
 
 import structlog
+from structlog.typing import EventDict, WrappedLogger
 
 from gateway.spec.sections import LogSpec
 
@@ -16,18 +20,9 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 def configure(spec: LogSpec, stream: TextIO | None = None) -> None:
     """Set structlog up for the process, and send what libraries log through `logging` to the same place."""
     out = stream or sys.stderr
-    renderer: Any = (
-        structlog.processors.JSONRenderer()
-        if spec.format == "json"
-        else structlog.dev.ConsoleRenderer(colors=out.isatty(), sort_keys=False)
-    )
+    stamp = (structlog.stdlib.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True), _one_line)
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
+        processors=[*stamp, structlog.processors.format_exc_info, _renderer(spec, out)],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[spec.level]),
         logger_factory=structlog.WriteLoggerFactory(out),
         cache_logger_on_first_use=False,
@@ -35,10 +30,29 @@ def configure(spec: LogSpec, stream: TextIO | None = None) -> None:
     handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            foreign_pre_chain=stamp,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                _renderer(spec, out),
+            ],
         )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(_LEVELS[spec.level], logging.WARNING))
+
+
+def _renderer(spec: LogSpec, out: TextIO) -> Any:
+    if spec.format == "json":
+        return structlog.processors.JSONRenderer()
+    # A plain traceback: prettier ones show local variables, and these hold passwords and codes.
+    return structlog.dev.ConsoleRenderer(colors=out.isatty(), sort_keys=False, exception_formatter=structlog.dev.plain_traceback)
+
+
+def _one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Escapes what could end a line or move a terminal's cursor."""
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[name] = value.encode("unicode_escape").decode("ascii")
+    return event

@@ -20,8 +20,8 @@ LOCAL = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 class Admin:
     def __init__(
-        self, *, hosts: Sequence[str], token: str | None, checks: dict[str, Check], metrics: Callable[[], bytes], pages: Callable[[], Pages],
-        shown: Callable[[], Shown], mailbox: Callable[[], Sequence[dict[str, str]]] | None,
+        self, *, hosts: Sequence[str], token: str | None, checks: dict[str, Check], metrics: Callable[[], bytes],
+        pages: Callable[[], Pages], shown: Callable[[], Shown], mailbox: Callable[[], Sequence[dict[str, str]]] | None,
     ) -> None:  # fmt: skip
         self._hosts = LOCAL | frozenset(h.lower() for h in hosts)
         self._token = token

@@ -27,11 +27,12 @@ class Answer:
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    names = [name for name, _ in pairs]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise ValueError(f"field {sorted(twice)[0]!r} is given twice")
-    return dict(pairs)
+    found: dict[str, object] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"field {name[:100]!r} is given twice")
+        found[name] = value
+    return found
 
 
 def read_answer(content_type: str, body: bytes) -> Answer | Malformed:
@@ -44,14 +45,14 @@ def read_answer(content_type: str, body: bytes) -> Answer | Malformed:
                 return Malformed(400, "Send a JSON object whose members are the step's fields.")
             odd = [name for name, value in parsed.items() if not isinstance(value, str)]
             if odd:
-                return Malformed(400, f"Field {odd[0]!r} must be a text.")
+                return Malformed(400, f"Field {odd[0][:100]!r} must be a text.")
             return Answer(parsed, json=True)
         if kind == "application/x-www-form-urlencoded":
             pairs: list[tuple[str, object]] = list(
                 parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=100)
             )
             return Answer({n: str(v) for n, v in _unique(pairs).items()}, json=False)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # RecursionError: JSON nested without end
         reason = str(error) if "given twice" in str(error) else "it is not well-formed"
         return Malformed(400, f"The answer cannot be read: {reason}.")
     return Malformed(415, "Send application/x-www-form-urlencoded or application/json.")

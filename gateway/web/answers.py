@@ -84,7 +84,7 @@ class WebAnswers:
         about: Transaction | None = None, limit: int | None = None,
     ) -> web.Response:  # fmt: skip
         """A refusal or dead end. message: a rule's or step's public words. href, label: the way on."""
-        name = cast(Kind, kind)
+        name = cast("Kind", kind)
         text = TEXTS[name]
         code = text.status if status is None else status
         if retry_after is None and code in (429, 503):

@@ -50,12 +50,16 @@ class Suspended:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Why an answer was refused: a step's `Refused` as its page shows it. retry_after: seconds."""
+    """Why an answer was refused: a step's `Refused` as its page shows it. retry_after: seconds.
+
+    action: the one that has to wait so long ("resend"); everything else on the page stays open. None: it is the answer that waits.
+    """
 
     code: str
     message: str
     field: str | None = None
     retry_after: int | None = None
+    action: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +149,7 @@ class Pages:
             view=view,
             error=trouble,
             error_label=named.get(trouble.field) if trouble and trouble.field else None,
+            several=len(named) > 1,
             action=action,
             token=token,
             suspended=suspended,

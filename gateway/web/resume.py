@@ -73,7 +73,7 @@ class Resume:
             return self._answers.refusal(asked, "bad_request", detail=words, error="invalid_request")
         if not STATE.fullmatch(state):
             return self._pages.closed(asked, Closed("unknown", "not a state"))
-        visit = await self._door.enter(asked, transaction_id(state))
+        visit = await self._door.enter(asked, transaction_id(state), own_page=True)
         if isinstance(visit, Closed):
             return self._pages.closed(asked, visit)
         transaction = visit.found.transaction
@@ -163,9 +163,9 @@ class Resume:
             cookies = (self._passes.issue(asked.head, enriched_pass, asked.now),)
             target = with_parameter(transaction.target, TICKET_PARAMETER, self._transactions.ticket(transaction.id))
             return self._answers.see_other(target.decode("latin-1"), cookies)
-        granted = transaction.kind == "script" and any(t.max_age == "once" for t in transaction.tasks)
+        granted = any(t.max_age == "once" for t in transaction.tasks)
         if granted:
-            # Asked `once`, and the request itself is not stored: the transaction stays READY until the script repeats it.
+            # Asked `once`, and the request itself is not stored: the transaction stays READY until the client repeats it.
             enriched_pass = enriched_pass.with_grant(transaction.id)
         else:
             try:

@@ -26,9 +26,9 @@ from gateway.wire.media import navigation
 
 class Site:
     def __init__(
-        self, *, prefix: str, continue_path: str, transactions: TransactionPages, resume: Resume, answers: WebAnswers, static: Static, gate: Gate,
-        sessions: Sessions, keyring: Callable[[], Keyring], cors: Callable[[], Sequence[str]], form_token: Callable[[str], str], read_body: ReadBody,
-        limit: int,
+        self, *, prefix: str, continue_path: str, transactions: TransactionPages, resume: Resume, answers: WebAnswers, static: Static,
+        gate: Gate, sessions: Sessions, keyring: Callable[[], Keyring], cors: Callable[[], Sequence[str]],
+        form_token: Callable[[str], str], read_body: ReadBody, limit: int,
     ) -> None:  # fmt: skip
         self._prefix = prefix
         self._continue = continue_path
@@ -102,8 +102,9 @@ class Site:
             return response(json_page(200, body))
         proofs = [Proved(p.step, f"{wait_text(max(1, int(asked.now - p.at)))} ago") for p in (held.proofs.values() if held else ())]
         page = self._answers.pages.proved(
-            self._answers.shown(asked.request_id), subject=held.subject.id if held else "", proofs=proofs, ends=wait_text(max(1, int(ends - asked.now))),
-            action=f"{self._prefix}/pass/revoke", token=self._form_token(held.sid if held else ""),
+            self._answers.shown(asked.request_id), subject=held.subject.id if held else "", proofs=proofs,
+            ends=wait_text(max(1, int(ends - asked.now))), action=f"{self._prefix}/pass/revoke",
+            token=self._form_token(held.sid if held else ""),
         )  # fmt: skip
         return response(page)
 

@@ -160,7 +160,7 @@ TEXTS: Mapping[Kind, Text] = {
         "This page belongs to another browser",
         (
             "A confirmation can only be finished in the browser that started it, so that no link sent to you can act in your name.",
-            "Go back to that browser, or start again here.",
+            "Go back to that browser, or start again here. If this is the one, it keeps no cookies for this site: allow them first.",
         ),
         "stop",
         "Start again here",

@@ -29,8 +29,9 @@ from gateway.web.answer_form import Malformed, read_answer
 from gateway.web.answers import WebAnswers, response, suspended, wants_page
 from gateway.web.page import Page
 from gateway.web.pages import TOKEN_FIELD, Trouble
+from gateway.web.preview import preview
 from gateway.web.problem import json_page
-from gateway.wire.cookies import OWN_COOKIES, parse_cookies
+from gateway.wire.cookies import OWN_COOKIES, names_ours, parse_cookies
 from gateway.wire.head import RequestHead
 from gateway.wire.media import navigation, prefers_json
 
@@ -65,7 +66,7 @@ class TransactionPages:
             return self._answers.refusal(asked, "bad_request", status=405, detail="Use GET or POST.")
         visit: Visit | Closed = Closed("unknown", "not a state")
         if STATE.fullmatch(state):
-            visit = await self._door.enter(asked, transaction_id(state))
+            visit = await self._door.enter(asked, transaction_id(state), own_page=True)
         if isinstance(visit, Closed):
             return self.closed(asked, visit)
         if request.method == "POST":
@@ -172,7 +173,7 @@ class TransactionPages:
                 came_from=headers.get(b"origin") if foreign else None, **common,
             )  # fmt: skip
         names = [t.step for t in transaction.tasks]
-        trouble = Trouble(error.code, error.message, error.field, error.retry_after) if error else None
+        trouble = Trouble(error.code, error.message, error.field, error.retry_after, error.action) if error else None
         return pages.step(
             who, kind=self._progress.kind(task.step), view=shown.view, index=names.index(task.step) + 1, total=len(names),
             expires_in=max(0, ceil(transaction.expires - asked.now)), trouble=trouble, status=status, **common,
@@ -180,8 +181,14 @@ class TransactionPages:
 
     async def _confirm_step(self, transaction: Transaction, now: float) -> dict[str, Any]:
         stored = await self._transactions.request(transaction.id, now)
-        size = len(stored.body) if stored else 0
-        data = {"method": transaction.method, "target": transaction.target.decode("latin-1"), "body_bytes": size}
+        types = [v.decode("latin-1") for n, v in stored.headers if n.lower() == b"content-type"] if stored else []
+        shown = preview(types[0] if len(types) == 1 else "", stored.body if stored else b"")
+        data = {
+            "method": transaction.method,
+            "target": transaction.target.decode("latin-1"),
+            "body_bytes": len(stored.body) if stored else 0,
+            "body": {"fields": [{"name": i.name, "value": i.value} for i in shown.items], "text": shown.text, "note": shown.note},
+        }
         action = {"name": "action", "type": "hidden", "label": "send", "required": True}
         return {"name": CONFIRM, "kind": CONFIRM, "title": "Look at what will be sent", "fields": [action], "data": data}
 
@@ -243,7 +250,8 @@ class TransactionPages:
                 await self._audit(asked, result.transaction, before.step if before else "", result.outcome or "overtaken", result.private)
                 cookies: tuple[bytes, ...] = ()
                 if result.passed is not None:
-                    upstream, given = result.transaction.upstream, result.passed.set_cookies
+                    upstream = result.transaction.upstream
+                    given = tuple(value for value in result.passed.set_cookies if not names_ours(value))
                     if result.passed.then == "authorize_again":
                         cookies = (*given, *(await self._sessions.end(asked, upstream, visit.identified)).cookies)
                     elif given:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from playwright.async_api import Browser, BrowserContext, Page, Request, expect
 from tests.support.gateway import Clock, Running, running
 
 BANK_NAME = "bank.test"  # plain http and no loopback name: no WebCrypto, no Sec-Fetch headers
-CLICKED = re.compile(r"/account$")
 
 LISTENER = """addEventListener("securitypolicyviolation", (event) =>
     console.error(`POLICY ${event.effectiveDirective} ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`));"""
@@ -49,6 +49,18 @@ class Visitor:
         context.on("request", lambda request: visitor.requests.append(request))
         return visitor
 
+    @classmethod
+    @asynccontextmanager
+    async def entering(cls, chromium: Browser, demo: Running, base: str | None = None, **options: Any) -> AsyncIterator[Visitor]:
+        """A visitor for as long as the block lasts, who must have had nothing to complain about."""
+        found = await cls.enter(chromium, demo, base, **options)
+        try:
+            yield found
+        finally:
+            await found.context.close()
+        assert found.complaints == []
+        assert found.strangers == []
+
     def _heard(self, text: str) -> None:
         if "POLICY" in text or "Security Policy" in text or "Refused to" in text:
             self.complaints.append(text)
@@ -69,6 +81,7 @@ class Visitor:
 
     async def type_login(self, page: Page, user: str = "alice", password: str = "wonderland") -> None:
         """Fill in the bank's form and send it; the captcha comes up."""
+        await page.bring_to_front()
         if urlsplit(page.url).path != "/login":
             await page.goto(self.base + "/login")
         await page.get_by_label("User name").fill(user)
@@ -96,6 +109,7 @@ class Visitor:
 
     async def transfer(self, page: Page, to: str, amount: str = "25") -> None:
         """Type a transfer and send it; where it leads is the caller's to say."""
+        await page.bring_to_front()  # Chromium draws a tab in the background once a second only
         await page.goto(self.base + "/transfer")
         await page.get_by_label("To", exact=True).fill(to)
         await page.get_by_label("Amount (EUR)").fill(amount)
@@ -118,6 +132,7 @@ class Visitor:
         return str(found[0])
 
     async def enter_code(self, page: Page, code: str | None = None) -> None:
+        await page.bring_to_front()
         await page.get_by_label("Code from the mail").fill(code or self.demo.code())
         await page.get_by_role("button", name="Continue").click()
 
@@ -146,8 +161,5 @@ async def demo(tmp_path: Path) -> AsyncIterator[Running]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def visitor(chromium: Browser, demo: Running) -> AsyncIterator[Visitor]:
-    found = await Visitor.enter(chromium, demo)
-    yield found
-    await found.context.close()
-    assert found.complaints == []
-    assert found.strangers == []
+    async with Visitor.entering(chromium, demo) as found:
+        yield found

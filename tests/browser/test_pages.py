@@ -13,7 +13,7 @@ from playwright.async_api import Browser, Page, expect
 from gateway.spec.sections import ThemeSpec
 from gateway.web.page import Page as Answer
 from tests.browser.gallery import ACTION, SHOWN, gallery, make_pages, real_steps, static
-from tests.support.chromium import axe, chromium, page  # noqa: F401 - fixtures
+from tests.support.chromium import axe
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
@@ -62,7 +62,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Gallery]:
     await runner.cleanup()
 
 
-async def test_axe_finds_nothing_on_any_page_light_or_dark(page: Page, site: Gallery) -> None:  # noqa: F811
+async def test_axe_finds_nothing_on_any_page_light_or_dark(page: Page, site: Gallery) -> None:
     site.stay = True  # the captcha answers by itself
     blocked: list[str] = []
     page.on("console", lambda message: blocked.append(message.text) if "Security Policy" in message.text else None)
@@ -78,7 +78,7 @@ async def test_axe_finds_nothing_on_any_page_light_or_dark(page: Page, site: Gal
     assert blocked == []
 
 
-async def test_dark_is_really_dark(page: Page, site: Gallery) -> None:  # noqa: F811
+async def test_dark_is_really_dark(page: Page, site: Gallery) -> None:
     await page.goto(f"{site.url}/step")
     background = "getComputedStyle(document.body).backgroundColor"
     light = await page.evaluate(background)
@@ -86,7 +86,7 @@ async def test_dark_is_really_dark(page: Page, site: Gallery) -> None:  # noqa: 
     assert (light, await page.evaluate(background)) == ("rgb(243, 245, 248)", "rgb(16, 20, 26)")
 
 
-async def test_a_page_asks_for_nothing_but_its_own_two_files(page: Page, site: Gallery) -> None:  # noqa: F811
+async def test_a_page_asks_for_nothing_but_its_own_two_files(page: Page, site: Gallery) -> None:
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
     await page.goto(f"{site.url}/step", wait_until="networkidle")
@@ -96,7 +96,7 @@ async def test_a_page_asks_for_nothing_but_its_own_two_files(page: Page, site: G
     assert "/favicon.ico" not in site.asked
 
 
-async def test_no_page_scrolls_sideways_on_a_narrow_screen(page: Page, site: Gallery) -> None:  # noqa: F811
+async def test_no_page_scrolls_sideways_on_a_narrow_screen(page: Page, site: Gallery) -> None:
     await page.set_viewport_size({"width": 320, "height": 640})
     site.stay = True  # the captcha answers by itself
     wide = []
@@ -109,22 +109,23 @@ async def test_no_page_scrolls_sideways_on_a_narrow_screen(page: Page, site: Gal
     assert wide == []
 
 
-async def test_enter_sends_the_answer_and_no_other_action(page: Page, site: Gallery) -> None:  # noqa: F811
+async def test_enter_sends_the_answer_and_no_other_action(page: Page, site: Gallery) -> None:
     await page.goto(f"{site.url}/step")
-    await page.keyboard.type("123456")  # the field has the focus
+    await expect(page.locator("#f-code")).to_be_focused()
+    await page.keyboard.type("123456")
     await page.keyboard.press("Enter")
     await expect(page).to_have_title("after")
     assert site.posts == [{"stepup_token": "hidden-token", "code": "123456"}]
 
 
-async def test_the_focus_goes_to_what_is_wrong(page: Page, site: Gallery) -> None:  # noqa: F811
+async def test_the_focus_goes_to_what_is_wrong(page: Page, site: Gallery) -> None:
     await page.goto(f"{site.url}/step-passwords-wrong")
     await expect(page.locator("#f-new_password")).to_be_focused()
     await page.goto(f"{site.url}/step-wrong-whole")
     await expect(page.get_by_role("alert")).to_be_focused()
 
 
-async def test_other_ways_need_no_answer_and_cancel_neither(page: Page, site: Gallery) -> None:  # noqa: F811
+async def test_other_ways_need_no_answer_and_cancel_neither(page: Page, site: Gallery) -> None:
     for button in ("Send me a code by mail instead", "Cancel and go back"):
         await page.goto(f"{site.url}/step")
         await page.get_by_role("button", name=button).click()
@@ -132,9 +133,9 @@ async def test_other_ways_need_no_answer_and_cancel_neither(page: Page, site: Ga
     assert [post["action"] for post in site.posts] == ["use:email", "cancel"]
 
 
-async def test_everything_works_without_javascript(chromium: Browser, site: Gallery) -> None:  # noqa: F811
+async def test_everything_works_without_javascript(chromium: Browser, site: Gallery) -> None:
     context = await chromium.new_context(java_script_enabled=False)
-    page = await context.new_page()  # noqa: F811
+    page = await context.new_page()
     await page.goto(f"{site.url}/step")
     await page.fill("#f-code", "123 456")
     await page.get_by_role("button", name="Continue").click()
@@ -146,7 +147,7 @@ async def test_everything_works_without_javascript(chromium: Browser, site: Gall
     assert [post.get("code", post.get("action")) for post in site.posts] == ["123 456", "send"]
 
 
-async def test_a_second_click_sends_nothing(page: Page, site: Gallery) -> None:  # noqa: F811
+async def test_a_second_click_sends_nothing(page: Page, site: Gallery) -> None:
     site.stay = True
     await page.goto(f"{site.url}/step")
     await page.fill("#f-code", "123456")
@@ -164,7 +165,7 @@ async def test_a_second_click_sends_nothing(page: Page, site: Gallery) -> None: 
     await expect(page.get_by_role("button", name="Continue")).to_have_attribute("aria-disabled", "true")
 
 
-async def test_back_makes_the_form_live_again(page: Page, site: Gallery) -> None:  # noqa: F811
+async def test_back_makes_the_form_live_again(page: Page, site: Gallery) -> None:
     await page.goto(f"{site.url}/step")
     for code in ("123456", "654321"):
         await page.fill("#f-code", code)
@@ -174,7 +175,7 @@ async def test_back_makes_the_form_live_again(page: Page, site: Gallery) -> None
     assert [post["code"] for post in site.posts] == ["123456", "654321"]
 
 
-async def test_a_pasted_code_loses_its_spaces(page: Page, site: Gallery) -> None:  # noqa: F811
+async def test_a_pasted_code_loses_its_spaces(page: Page, site: Gallery) -> None:
     await page.goto(f"{site.url}/step")
     await page.evaluate(
         """() => {
@@ -187,7 +188,7 @@ async def test_a_pasted_code_loses_its_spaces(page: Page, site: Gallery) -> None
     await expect(page.locator("#f-code")).to_have_value("123456")
 
 
-async def test_a_pause_counts_down_holds_the_answer_and_leaves_other_ways_open(page: Page, site: Gallery) -> None:  # noqa: F811
+async def test_a_pause_counts_down_holds_the_answer_and_leaves_other_ways_open(page: Page, site: Gallery) -> None:
     await page.clock.install()
     await page.goto(f"{site.url}/step-throttled")
     answer = page.get_by_role("button", name="Continue")
@@ -204,14 +205,14 @@ async def test_a_pause_counts_down_holds_the_answer_and_leaves_other_ways_open(p
     assert [post["code"] for post in site.posts] == ["123456"]
 
 
-async def test_the_end_of_a_pause_is_not_needed_to_ask_for_another_code(page: Page, site: Gallery) -> None:  # noqa: F811
+async def test_the_end_of_a_pause_is_not_needed_to_ask_for_another_code(page: Page, site: Gallery) -> None:
     await page.goto(f"{site.url}/step-throttled")
     await page.get_by_role("button", name="Send me a code by mail instead").click()
     await expect(page).to_have_title("after")
     assert [post["action"] for post in site.posts] == ["use:email"]
 
 
-async def test_a_page_says_when_its_time_is_nearly_and_wholly_up(page: Page, site: Gallery) -> None:  # noqa: F811
+async def test_a_page_says_when_its_time_is_nearly_and_wholly_up(page: Page, site: Gallery) -> None:
     await page.clock.install()
     await page.goto(f"{site.url}/step")
     notice = page.locator("[data-stepup-expires]")
@@ -222,7 +223,7 @@ async def test_a_page_says_when_its_time_is_nearly_and_wholly_up(page: Page, sit
     await expect(notice).to_contain_text("The time is up")
 
 
-async def test_in_a_frame_the_link_opens_at_the_top_and_an_interstitial_does_not_show(page: Page, site: Gallery) -> None:  # noqa: F811
+async def test_in_a_frame_the_link_opens_at_the_top_and_an_interstitial_does_not_show(page: Page, site: Gallery) -> None:
     await page.goto(f"{site.url}/outer?in=/step")
     assert "Confirm the transfer" not in await page.frames[1].content()
     await page.goto(f"{site.url}/outer?in=/framed")
@@ -231,7 +232,7 @@ async def test_in_a_frame_the_link_opens_at_the_top_and_an_interstitial_does_not
     await expect(page.get_by_role("heading", level=1)).to_have_text("Confirm the transfer with a code")
 
 
-async def test_forced_colours_keep_edges_and_focus(page: Page, site: Gallery) -> None:  # noqa: F811
+async def test_forced_colours_keep_edges_and_focus(page: Page, site: Gallery) -> None:
     await page.emulate_media(forced_colors="active")
     await page.goto(f"{site.url}/step-wrong-field")
     assert await page.evaluate("getComputedStyle(document.querySelector('.quiet')).borderTopStyle") == "solid"

@@ -3,7 +3,6 @@
 A module that uses these fixtures runs its tests in the session's event loop, where the browser lives:
 
     pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
-    from tests.support.chromium import chromium, page  # noqa: F401
 
 Async fixtures that a test shares with `page` need `loop_scope="session"` too.
 """

@@ -161,6 +161,12 @@ class Running:
         await self.app.close()
         self.app = await GatewayApp.start(read(self.config), demo=True, clock=self.clock)
 
+    async def advance(self, seconds: float) -> None:
+        """Let time go by, here and for the revocation feed, which would otherwise look old until it is read again."""
+        assert self.clock is not None
+        self.clock.advance(seconds)
+        await self.app.feed.refresh()
+
     @property
     def mails(self) -> list[dict[str, str]]:
         assert self.app.mailbox is not None

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import random
 import socket
+
+# Below the range that Linux gives to outgoing connections (ip_local_port_range): otherwise somebody's connection may take the port before
+# its listener does, and polling a port that nobody listens on may in the end connect to itself.
+_FIRST, _LAST = 15_000, 32_000
+_RANDOM = random.SystemRandom()  # not the seed that Hypothesis gives to every worker alike
+_given: set[int] = set()
 
 
 def free_port() -> int:
-    """A port that the system just gave and took back; the next listener on it is expected to be ours."""
-    with socket.socket() as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    """A port that could be listened on a moment ago, and that this process has not been given before."""
+    while True:
+        port = _RANDOM.randint(_FIRST, _LAST)
+        if port in _given:
+            continue
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        _given.add(port)
+        return port

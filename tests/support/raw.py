@@ -44,7 +44,7 @@ class RawMessage:
         return self.head.status
 
 
-class Truncated(Exception):  # noqa: N818 -- says what became of the message
+class Truncated(Exception):
     """The peer closed, or reset, in the middle of a message. `got` is what came of it."""
 
     def __init__(self, got: bytes) -> None:

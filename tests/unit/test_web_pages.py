@@ -112,7 +112,7 @@ async def test_every_first_page_is_under_30_kb_in_all(pages: Pages) -> None:
 
 def test_a_long_question_is_not_said_twice(pages: Pages) -> None:
     question = "Which of these words comes first in the alphabet: mirror, river or bridge?"
-    view = View("T", "L", (Field("answer", "text", question),), {})
+    view = View("T", "L", (Field("answer", "text", question), CODE), {})
     document = Document(step(pages, view, Trouble("wrong", "Try once more.", "answer")))
     assert document.text.count(question) == 1
     assert "Please check one thing: your answer" in document.text
@@ -162,7 +162,7 @@ def test_an_error_stands_at_its_field_which_has_the_focus(pages: Pages) -> None:
     assert (code["aria-invalid"], code["aria-describedby"]) == ("true", "f-code-help f-code-error")
     assert "autofocus" in code
     assert "autofocus" not in first
-    assert document.all("div", role="alert")
+    assert document.all("p", role="alert", id="f-code-error")
     assert document.all("a", href="#f-code")
     assert document.text.strip().startswith("Error: T")
     assert page.status == 422

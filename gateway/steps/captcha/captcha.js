@@ -14,6 +14,7 @@ function start() {
   run.hidden = false;
   part("plain")?.remove();
   if (answer) {
+    part("instead").hidden = false;
     answer.required = false;
     question.open = answer.getAttribute("aria-invalid") === "true";
   }

@@ -90,7 +90,7 @@ class Captcha:
             )
         return View(
             title="A quick check that you are a person",
-            lead="Your browser solves a small puzzle, which takes a few seconds. Then you go on to where you were going.",
+            lead="This keeps programs out. It takes a few seconds; then you go on to where you were going.",
             fields=tuple(fields),
             memory=memory,
             data=challenge,

@@ -26,11 +26,12 @@
 
   // A second click sends nothing. Listens at the document, behind a step's own script, which may stop the event.
   const sent = new WeakSet();
-  const held = new WeakSet();
+  const main = answers.find((button) => button.name !== "action");
+  let held = null; // the button of the answer's form that has to wait
   document.addEventListener("submit", (event) => {
     const form = event.target;
     if (!form.matches("[data-stepup-form]") || event.defaultPrevented) return;
-    if (sent.has(form) || (held.has(form) && !(event.submitter && event.submitter.name === "action"))) {
+    if (sent.has(form) || (held && form === held.form && (event.submitter || main) === held)) {
       event.preventDefault();
       return;
     }
@@ -42,26 +43,27 @@
     if (!event.persisted) return;
     for (const form of document.querySelectorAll("[data-stepup-form]")) {
       sent.delete(form);
-      if (!held.has(form)) busy(form, false);
+      busy(form, false);
     }
+    held?.setAttribute("aria-disabled", "true");
   });
 
-  // A throttled answer: hold the main button until it can succeed; other ways (resend, another method) stay open.
+  // Too soon or too often: hold the button until it can succeed, the answer's or that of a single action; the others stay open.
   const wait = document.querySelector("[data-stepup-wait]");
   if (wait) {
-    const form = document.querySelector("form.answer");
-    const main = answers.find((button) => button.name !== "action");
-    held.add(form);
-    main?.setAttribute("aria-disabled", "true");
+    const action = wait.dataset.stepupHolds;
+    held = (action ? answers.find((button) => button.value === action) : main) ?? null;
+    held?.setAttribute("aria-disabled", "true");
     countdown(Number(wait.dataset.stepupWait), (left) => {
       if (left > 0) {
         wait.textContent = words(left);
         return;
       }
-      held.delete(form);
-      main?.removeAttribute("aria-disabled");
-      wait.parentElement.setAttribute("role", "status");
-      wait.parentElement.textContent = "You can try again now.";
+      held?.removeAttribute("aria-disabled");
+      held = null;
+      const sentence = wait.parentElement;
+      sentence.setAttribute("role", "status");
+      sentence.textContent = `You can ${action ? "ask" : "try"} again now.`;
     });
   }
 
