@@ -225,7 +225,7 @@ class GatewayApp:
         self._held.push_async_callback(self._close_pools)
         with suppress(StoreUnavailable):  # else a first request with a pass would find the feed unread, and get a 503
             await self.feed.refresh()
-        for work in (self.feed.run(), self.keys.watch(self.state, self.clock, self.vault.adopt)):
+        for work in (self.feed.run(), self.keys.watch(self.state, self.clock, self._adopt)):
             self._held.push_async_callback(_cancel, asyncio.create_task(work))
         await self._start_admin(spec, *admin)
         self._held.push_async_callback(self.tickets.drain)
@@ -234,6 +234,10 @@ class GatewayApp:
                 self.lane.handle, host=host, port=port, ssl_context=self._tls, limits=spec.limits, on_bad_request=self._bad_request
             )
         self._held.push_async_callback(self._close_public)
+
+    def _adopt(self, ring: Keyring) -> None:
+        self.vault.adopt(ring)
+        self.gate.rekeyed()
 
     async def _close_public(self) -> None:
         await self.public.close(self._drain)
@@ -312,11 +316,11 @@ class GatewayApp:
             continue_path=spec.continue_path,
         )
         self._answers = answers
-        reader = partial(_read_body, idle_timeout=spec.limits.body_idle_timeout)
+        reader = partial(read_body, idle_timeout=spec.limits.body_idle_timeout, timeout=spec.limits.body_timeout)
         progress = Progress(self.transactions, self.guessing, lambda: self.live.steps)
         transaction_pages = TransactionPages(
             transactions=self.transactions, door=self.door, progress=progress, answers=answers, issuer=self.issuer, trail=self.trail,
-            sessions=self.sessions, read_body=reader, answer_limit=spec.limits.answer_body,
+            sessions=self.sessions, read_body=reader, answer_limit=spec.limits.answer_body, next_origins=self._next_origins,
         )  # fmt: skip
         resume = Resume(
             transactions=self.transactions, door=self.door, gate=self.gate, pages=transaction_pages, answers=answers, issuer=self.issuer,
@@ -342,9 +346,14 @@ class GatewayApp:
         self.lane = SlowLane(
             entrance=Entrance("https" if spec.tls else "http", spec.public_url, self._trusted), paths=paths, gate=self.gate,
             door=self.door, transactions=self.transactions, suspender=suspender, tickets=self.tickets, relay=relay, answers=answers,
-            own_pages=self.site.handle, trail=self.trail, entropy=self.entropy, clock=self.clock, limits=spec.limits,
-            rules=lambda: self.live.rules,
+            own_pages=self.site.handle, trail=self.trail, entropy=self.entropy, guessing=self.guessing, clock=self.clock,
+            limits=spec.limits, rules=lambda: self.live.rules,
         )  # fmt: skip
+
+    def _next_origins(self, upstream: str) -> Sequence[str]:
+        """Where answers of an upstream redirect to; none for one that a reload took away."""
+        found = self.live.loaded.spec.upstreams.get(upstream)
+        return found.next_origins if found is not None else ()
 
     def _go_live(self, live: Live) -> None:
         """The one assignment. Health checks of new pools begin."""
@@ -466,7 +475,3 @@ class GatewayApp:
 async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-
-
-async def _read_body(request: web.BaseRequest, limit: int, *, idle_timeout: float) -> bytes:
-    return await read_body(request, limit, idle_timeout=idle_timeout)

@@ -43,6 +43,10 @@ class UpstreamUnreachable(UpstreamFault):
     """No connection could be made; not one byte of the request was sent. 502."""
 
 
+class UpstreamBusy(UpstreamUnreachable):
+    """Every connection that may be open is in use, and none came free in time. 503."""
+
+
 class UpstreamBroke(UpstreamFault):
     """The connection ended, or broke HTTP, after bytes of the request were sent. 502."""
 

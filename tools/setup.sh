@@ -109,7 +109,7 @@ dev() {
 
 programs() {
 	missing=
-	for program in redis-server chromium; do
+	for program in redis-server chromium curl jq; do
 		have "$program" || missing="$missing $program"
 	done
 	# shellcheck disable=SC2086 # the packages are named like the programs

@@ -23,7 +23,9 @@ def check(config: Path) -> None:
     does not exist yet is no mistake: it is made at start.
 
     \b
-    Exit codes: 0 no mistakes; 2 mistakes.
+    Exit codes:
+      0  no mistakes
+      2  mistakes
     """
     loaded = loaded_or_exit(config)
     rules = loaded.ruleset.rules

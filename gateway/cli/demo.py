@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 from aiohttp.web import AppRunner
@@ -30,17 +31,21 @@ DRAIN = 1.0  # seconds: somebody at a terminal waits for the end, and an open We
 def demo(config: Path, app_only: bool, port: int | None) -> None:
     """Start a small legacy banking app, and the gateway in front of it.
 
-    Listens on loopback only. Mail goes to a mailbox in memory that the admin listener shows. Keys and stores are made where the
-    configuration says (`var/`). A change of the configuration is taken over at once. Ctrl-C stops both.
+    Listens on loopback only. The app stands where the configuration's first upstream on loopback is. Mail goes to a mailbox in memory
+    that the admin listener shows. Keys and stores are made where the configuration says (`var/`). Rules that you change are taken over at
+    once. Ctrl-C stops both.
 
     \b
-    Exit codes: 0 stopped by a signal; 1 it could not start (a port in use); 2 mistakes in the configuration or on the command line.
+    Exit codes:
+      0  stopped by a signal
+      1  it could not start (a port in use)
+      2  mistakes in the configuration or on the command line
     """
     if app_only:
         asyncio.run(_app_only(APP_PORT if port is None else port))
         return
     if port is not None:
-        raise click.UsageError(f"--port goes with --app-only: the gateway looks for the app where {config} says, on port {APP_PORT}.")
+        raise click.UsageError(f"--port goes with --app-only; with the gateway, the app stands where {config} has its upstream.")
     loaded = loaded_or_exit(config)
     configure(loaded.spec.log)
     asyncio.run(_demo(config, loaded))
@@ -63,19 +68,30 @@ async def _app_only(port: int) -> None:
 
 async def _demo(config: Path, loaded: Loaded) -> None:
     signals = Signals()
-    runner = await _started(APP_PORT)
+    port = _port(loaded)
+    runner = await _started(port)
     try:
         try:
             app = await GatewayApp.start(loaded, demo=True)
         except (GatewayError, OSError, ValueError) as error:
             fail(error)
-        click.echo(_welcome(config, loaded, app))
+        click.echo(_welcome(config, loaded, app, port))
         await serve_until_signal(app, config, signals, drain=min(DRAIN, loaded.spec.limits.drain))
     finally:
         await runner.cleanup()
 
 
-def _welcome(config: Path, loaded: Loaded, app: GatewayApp) -> str:
+def _port(loaded: Loaded) -> int:
+    """Where the gateway will look for the app."""
+    for upstream in loaded.spec.upstreams.values():
+        for url in upstream.url:
+            parts = urlsplit(url)
+            if parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost"):
+                return parts.port or 80
+    return APP_PORT
+
+
+def _welcome(config: Path, loaded: Loaded, app: GatewayApp, port: int) -> str:
     mailbox = f"http://127.0.0.1:{app.admin_port}/dev/mailbox"
     lines = [
         "",
@@ -85,7 +101,7 @@ def _welcome(config: Path, loaded: Loaded, app: GatewayApp) -> str:
         "  Log in    alice / wonderland       then transfer money: a code is asked for",
         "            bob / builder            his password has expired",
         *([f"  Mail      {mailbox}   the codes arrive here"] if app.mailbox is not None else []),
-        f"  The app   http://127.0.0.1:{APP_PORT}/   without the gateway, to compare",
+        f"  The app   http://127.0.0.1:{port}/   without the gateway, to compare",
         f"  Rules     {config}   change one and save: it is reloaded",
         "",
         "  Ctrl-C stops both.",

@@ -66,19 +66,22 @@ class Asking:
 @click.argument("method")
 @click.argument("url")
 def explain(config: Path, *, as_json: bool, **given: Any) -> None:
-    """Explain what the rules do with a request, rule by rule, and the decision.
+    """Explain what the rules do with a request, and why.
 
-    URL is a full one of `public_url`, or a path (then the first `public_url` is taken). Nothing is sent anywhere. Each rule is a hit, a
-    miss, or unknown: where the body decides and --data does not tell it.
+    Prints what each rule says, and the decision that follows; nothing is sent anywhere. A rule is a hit, a miss, or unknown: where the
+    body decides and --data does not give it. URL is a full one of `public_url`, or a path (of the first `public_url`).
 
     \b
     Examples:
       gateway explain --user alice --passed code=2m POST /transfer
-      gateway explain --user bob --claim password_expired=true GET http://127.0.0.1:8080/account
-      gateway explain --header 'Content-Type: application/json' --data '{"amount": 500}' POST /api/transfer
+      gateway explain --user bob --claim password_expired=true GET /account
+      gateway explain --data 'to=carol&amount=500' POST /transfer
+      gateway explain --ip 192.0.2.7 --json GET http://127.0.0.1:8080/admin
 
     \b
-    Exit codes: 0 explained, whatever the decision; 2 mistakes in the configuration or on the command line.
+    Exit codes:
+      0  explained, whatever the decision
+      2  mistakes in the configuration or on the command line
     """
     loaded = loaded_or_exit(config)
     asking = Asking(

@@ -25,7 +25,10 @@ def keys() -> None:
     gateway adopts a changed file within a second or two.
 
     \b
-    Exit codes: 0 done; 1 the key file cannot be read or written, or is missing; 2 mistakes in the configuration.
+    Exit codes:
+      0  done
+      1  the key file is missing, or cannot be read or written
+      2  mistakes in the configuration or on the command line
     """
 
 
@@ -35,7 +38,10 @@ def list_keys(config: Path) -> None:
     """List every key by its public name, newest first. Shows no secret.
 
     \b
-    Exit codes: 0 listed; 1 the key file is missing or cannot be read; 2 mistakes in the configuration.
+    Exit codes:
+      0  listed
+      1  the key file is missing or cannot be read
+      2  mistakes in the configuration
     """
     _print(_opened(loaded_or_exit(config).spec).ring)
 
@@ -49,7 +55,10 @@ def rotate_keys(config: Path) -> None:
     file to every gateway that shares the store.
 
     \b
-    Exit codes: 0 rotated; 1 the key file is missing, cannot be written, or was changed meanwhile; 2 mistakes in the configuration.
+    Exit codes:
+      0  rotated
+      1  the key file is missing, cannot be written, or was changed meanwhile
+      2  mistakes in the configuration
     """
     spec = loaded_or_exit(config).spec
     held = _opened(spec)

@@ -18,15 +18,18 @@ HELP = """Step-up Gateway: a reverse proxy that asks for a step-up where YAML ru
 
 \b
 Start here:
-  gateway demo                      a legacy app and the gateway in front of it, to try
-  gateway check -c gateway.yaml     every mistake in a configuration, with file, line and column
-  gateway explain -c gateway.yaml POST http://127.0.0.1:8080/transfer
-                                    which rule does what to a request, and why
-  gateway run -c gateway.yaml       the gateway
+  gateway demo                    an app and the gateway in front of it, to try
+  gateway check                   every mistake in gateway.yaml, with its line
+  gateway explain POST /transfer  which rule does what to a request, and why
+  gateway run                     the gateway
+
+Each takes another configuration by -c FILE, and has a --help of its own.
 
 \b
-Exit codes: 0 done; 1 it could not be done (a port in use, a store that belongs to another key);
-            2 mistakes in the configuration or on the command line.
+Exit codes of every command:
+  0  done
+  1  it could not be done (a port in use, another key's store)
+  2  mistakes in the configuration or on the command line
 """
 
 

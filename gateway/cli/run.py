@@ -42,7 +42,10 @@ def run(config: Path, listen: str | None) -> None:
     Clients reach the gateway at `public_url`: with --listen on another port, that must lead there (a proxy, a port mapping).
 
     \b
-    Exit codes: 0 stopped by a signal; 1 it could not start (a port in use, another key's store); 2 mistakes in the configuration.
+    Exit codes:
+      0  stopped by a signal
+      1  it could not start (a port in use, another key's store, demo mail)
+      2  mistakes in the configuration or on the command line
     """
     loaded = loaded_or_exit(config)
     configure(loaded.spec.log)

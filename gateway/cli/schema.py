@@ -23,6 +23,6 @@ def schema(as_reference: bool) -> None:
       # yaml-language-server: $schema=gateway.schema.json
 
     \b
-    Exit code: 0.
+    Exit code: 0
     """
     click.echo(reference(REGISTRY) if as_reference else json.dumps(json_schema(REGISTRY), indent=2), nl=not as_reference)

@@ -1,6 +1,9 @@
 """Which browser, or API client, a transaction belongs to.
 
 A cookie of 256 random bits, one for all tabs, set at the first suspension; or, for a client without cookies, its `Authorization` value.
+
+With another site's form no cookie comes along (SameSite=Lax), though the browser may well have one. To set it anew would take from all
+other tabs what waits in them, so what begins like that has a second cookie.
 """
 
 from __future__ import annotations
@@ -9,9 +12,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gateway.wire.cookies import browser_cookie, format_set_cookie, parse_cookies
+from gateway.wire.cookies import arrival_cookie, browser_cookie, format_set_cookie, parse_cookies
 from gateway.wire.head import RequestHead
+from gateway.wire.media import cross_site
 
+_SAFE = frozenset({"GET", "HEAD"})
 _SECRET = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
@@ -24,12 +29,9 @@ class Browser:
 
 
 def known_browser(head: RequestHead) -> tuple[str, ...]:
-    """The secrets that a request proves to hold, strongest first: the cookie (if it stands there once), then Authorization."""
-    found: list[str] = []
-    name = browser_cookie(head.scheme == "https")
-    values = [v for n, v in parse_cookies(head) if n == name]
-    if len(values) == 1 and _SECRET.fullmatch(values[0]):
-        found.append("cookie:" + values[0])
+    """The secrets that a request proves to hold, strongest first: the cookies (each if it stands there once), then Authorization."""
+    secure = head.scheme == "https"
+    found = [s for name in (browser_cookie(secure), arrival_cookie(secure)) if (s := _cookie(head, name)) is not None]
     authorization = head.get("authorization")
     if authorization:
         found.append("authorization:" + authorization)
@@ -41,11 +43,23 @@ def browser_for(head: RequestHead, fresh: str, *, script: bool) -> Browser:
 
     A script's Authorization value binds where no cookie came along; a navigation always gets a cookie.
     """
-    known = known_browser(head)
-    if known and (known[0].startswith("cookie:") or script):
-        return Browser(known[0])
     secure = head.scheme == "https"
-    return Browser("cookie:" + fresh, format_set_cookie(browser_cookie(secure), fresh, max_age=None, secure=secure))
+    name = browser_cookie(secure)
+    if (own := _cookie(head, name)) is not None:
+        return Browser(own)
+    if script and (known := known_browser(head)):
+        return Browser(known[0])
+    if cross_site(head) and head.method not in _SAFE:
+        name = arrival_cookie(secure)
+        if (arrived := _cookie(head, name)) is not None:
+            return Browser(arrived)
+    return Browser("cookie:" + fresh, format_set_cookie(name, fresh, max_age=None, secure=secure))
+
+
+def _cookie(head: RequestHead, name: str) -> str | None:
+    """The secret in a cookie of ours that stands there once."""
+    values = [v for n, v in parse_cookies(head) if n == name]
+    return "cookie:" + values[0] if len(values) == 1 and _SECRET.fullmatch(values[0]) else None
 
 
 def holds(bindings: Iterable[str], binding: str) -> bool:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.flow.ports import StateStore
 from gateway.spec.sections import GuessingSpec
-from gateway.wire.subject import Subject
+from gateway.wire.subject import Proof, Subject
 
 _SPACE = "guess"
 
@@ -67,6 +68,12 @@ class Guessing:
         """Count a request for an unknown state, or another browser's, against its address only."""
         count = await self._state.count(_SPACE, _key("foreign", counted_as(address)), by=1, expires=now + self._spec.window, now=now)
         return Throttled(int(self._spec.window), "address") if count > self._spec.foreign_per_address else None
+
+    async def login(self, sid: str, proofs: Sequence[Proof], now: float) -> bool:
+        """Count one login that these proofs of one pass let through. False: they have let through enough, and must be made anew."""
+        made = ",".join(sorted(f"{p.step}@{p.at}" for p in proofs))
+        until = now + self._spec.window
+        return await self._state.count(_SPACE, _key("login", sid, made), by=1, expires=until, now=now) <= self._spec.logins_per_proof
 
     def _counters(self, step: str, subject: Subject, address: str) -> tuple[tuple[str, str, int], ...]:
         by_address = ("address", _key("address", counted_as(address)), self._spec.per_address)

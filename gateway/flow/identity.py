@@ -98,9 +98,7 @@ class Identity:
     def session_source(self, upstream: str) -> SessionSource | None:
         return self._sessions.get(upstream)
 
-    async def identify(
-        self, head: RequestHead, upstream: str, presented: Pass | None, now: float, *, own_page: bool = False
-    ) -> Identified:
+    async def identify(self, head: RequestHead, upstream: str, presented: Pass | None, now: float, *, own_page: bool = False) -> Identified:
         """The request's subject and the pass that speaks for it. May raise StoreUnavailable (keys that cannot be fetched).
 
         own_page: the request is for a page of ours, where the application's cookie may be missing because of its `Path`. There the pass

@@ -63,7 +63,8 @@ class Issuer:
     ) -> str:
         """What the upstream may verify. Kept by pass and proofs for up to its life, and never sent with less than a third of it left."""
         sid = holder.sid if holder else ""
-        key = (sid, subject.id, f"{origin} {upstream} {','.join(sorted(proofs))}", max((p.at for p in proofs.values()), default=0.0))
+        kid = self._keyring().signing[0].kid  # after a rotation nothing more is sent that the old key signed
+        key = (sid, subject.id, f"{kid} {origin} {upstream} {','.join(sorted(proofs))}", max((p.at for p in proofs.values()), default=0.0))
         kept = self._kept.get(key)
         if holder is not None and kept is not None and now < kept[1] - self._spec.upstream_ttl / 3:
             return kept[0]

@@ -91,7 +91,7 @@ class Progress:
 
     def knows(self, transaction: Transaction) -> bool:
         """Every open step is still configured (a reload may have taken one away)."""
-        return all(t.step == CONFIRM or t.step in self._steps() for t in transaction.tasks)
+        return all(step == CONFIRM or step in self._steps() for step in transaction.remaining)
 
     async def show(self, found: Found, look: Look) -> Showing:
         """The open step of a PENDING transaction. A step's new memory is stored."""

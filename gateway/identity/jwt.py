@@ -14,6 +14,7 @@ import jwt
 from pydantic import Field
 
 from gateway.errors import StoreUnavailable
+from gateway.identity.whoami import read_all
 from gateway.spec.base import Duration, HttpUrl, Spec
 from gateway.wire.head import RequestHead
 from gateway.wire.subject import Scalar, Subject
@@ -21,6 +22,8 @@ from gateway.wire.subject import Scalar, Subject
 _ALGORITHMS = {"RSA": ("RS256", "PS256", "RS384", "RS512"), "EC": ("ES256", "ES384", "ES512"), "OKP": ("EdDSA",)}
 _LEEWAY = 30.0  # seconds that the provider's clock may differ
 _REFETCH = 10.0  # seconds between two fetches that an unknown kid may cause
+_RETRY = 2.0  # seconds between two fetches that fail: clients must not queue up behind a provider that is away
+_MOST = 262_144  # bytes of a key set
 
 
 class JwtSpec(Spec):
@@ -48,6 +51,8 @@ class JwtSource:
         self.name = name
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched = float("-inf")
+        self._tried = float("-inf")
+        self._fault = ""
         self._lock = asyncio.Lock()
 
     async def subject(self, head: RequestHead, upstream: str, now: float) -> Subject | None:
@@ -89,13 +94,15 @@ class JwtSource:
             return self._keys[kid]
         async with self._lock:
             stale = now >= self._fetched + self._spec.refresh
-            if stale or (kid not in self._keys and now >= self._fetched + _REFETCH):
+            wanted = stale or (kid not in self._keys and now >= self._fetched + _REFETCH)
+            if wanted and not (self._fault and now < self._tried + _RETRY):
+                self._tried = now
                 try:
-                    self._keys = await self._fetch()
-                    self._fetched = now
-                except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-                    if kid not in self._keys or now >= self._fetched + 10 * self._spec.refresh:
-                        raise StoreUnavailable(f"the keys of {self._spec.jwks_url} cannot be had: {type(error).__name__}") from error
+                    self._keys, self._fetched, self._fault = await self._fetch(), now, ""
+                except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError) as error:
+                    self._fault = type(error).__name__
+            if self._fault and (kid not in self._keys or now >= self._fetched + 10 * self._spec.refresh):
+                raise StoreUnavailable(f"the keys of {self._spec.jwks_url} cannot be had: {self._fault}")
         return self._keys.get(kid)
 
     async def _fetch(self) -> dict[str, jwt.PyJWK]:
@@ -103,7 +110,7 @@ class JwtSource:
         async with aiohttp.ClientSession(timeout=timeout) as session, session.get(self._spec.jwks_url, allow_redirects=False) as answer:
             if answer.status != 200:
                 raise ValueError(f"status {answer.status}")
-            document = json.loads(await answer.content.read(262_144))
+            document = json.loads(await read_all(answer, _MOST))
         keys = document.get("keys", []) if isinstance(document, dict) else []
         return {entry["kid"]: key for entry in keys if isinstance(entry, dict) and (key := _usable(entry)) is not None}
 

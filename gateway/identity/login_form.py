@@ -182,6 +182,11 @@ class LoginForm:
         if self._logs_out(head, status) or any(n in sent and value is None for n, value in given.items()):
             return self._over(head, identified, fresh, now, sid)
         held = identified.presented
+        if fresh and identified.subject.source == self.name and self._whoami is not None:
+            # Where the application can be asked, a new value is not taken for a rotation on trust: there may be other ways to log in.
+            said = await self._whoami.ask({**sent, **fresh})
+            if said is None or said.casefold() != identified.subject.id.casefold():
+                return self._over(head, identified, fresh, now, sid)
         if fresh:
             held = self._rebound(head, identified, fresh, now, sid)
         if held is not None and identified.subject.known and identified.subject.source == self.name and identified.session:

@@ -39,13 +39,13 @@ def frame(head: ResponseHead, headers: Headers, *, method: str, http11: bool) ->
     else:
         framing = Framing.CHUNKED if http11 else Framing.CLOSE
     dropped = _OURS if sized and head.status != 204 else _OURS | {b"content-length"}  # RFC 9110 §8.6: none in a 204
-    kept = tuple(field for field in headers if field[0].lower() not in dropped)
+    kept = tuple([field for field in headers if field[0].lower() not in dropped])
     return (*kept, (b"Transfer-Encoding", b"chunked")) if framing is Framing.CHUNKED else kept, framing
 
 
 def head_bytes(status: int, reason: bytes, headers: Headers) -> bytes:
     """A response head. Raises ValueError for a header that would not stay one line."""
-    head = b"".join([b"HTTP/1.1 %d %b\r\n" % (status, reason), *(b"%b: %b\r\n" % field for field in headers), b"\r\n"])
+    head = b"".join([b"HTTP/1.1 %d %b\r\n" % (status, reason), *[b"%b: %b\r\n" % field for field in headers], b"\r\n"])
     if head.count(b"\n") != len(headers) + 2 or head.count(b"\r") != len(headers) + 2 or b"\x00" in head:
         raise ValueError("a response header holds a line break or NUL")
     return head

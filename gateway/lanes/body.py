@@ -72,10 +72,12 @@ class ClientBody:
     """The body of a client's request, as it comes. `limit` in bytes bounds what is read in all, `idle_timeout` in seconds
     the silence within it."""
 
-    def __init__(self, request: BaseRequest, *, limit: int, idle_timeout: float) -> None:
+    def __init__(self, request: BaseRequest, *, limit: int, idle_timeout: float, timeout: float | None = None) -> None:
+        """timeout: seconds in which what is peeked at must have arrived; None for as long as it goes on arriving."""
         self._request = request
         self._limit = limit
         self._idle = idle_timeout
+        self._timeout = timeout
         self._peeked: list[bytes] = []
         self._taken = 0
         self._ended = False
@@ -105,12 +107,16 @@ class ClientBody:
         if self.length is not None and self.length > size:
             return Peeked(b"", whole=False)
         held = sum(map(len, self._peeked))
-        while held <= size and not self._ended:
-            self._welcome()
-            piece = await self._next()
-            if piece:
-                self._peeked.append(piece)
-                held += len(piece)
+        try:
+            async with asyncio.timeout(self._timeout):
+                while held <= size and not self._ended:
+                    self._welcome()
+                    piece = await self._next()
+                    if piece:
+                        self._peeked.append(piece)
+                        held += len(piece)
+        except TimeoutError as error:
+            raise BodyTimeout(f"the body did not arrive within {self._timeout} s") from error
         data = b"".join(self._peeked)
         return Peeked(data[:size], whole=self._ended and len(data) <= size)
 
@@ -146,12 +152,12 @@ class ClientBody:
         return piece
 
 
-async def read_body(request: BaseRequest, limit: int, *, idle_timeout: float) -> bytes:
+async def read_body(request: BaseRequest, limit: int, *, idle_timeout: float, timeout: float | None = None) -> bytes:
     """The whole body, at most `limit` bytes; a waiting client is told to go on first.
 
     Raises BodyTooLarge (before the client is told to go on, where it declared the length), ClientGone, BodyTimeout.
     """
-    body = ClientBody(request, limit=limit, idle_timeout=idle_timeout)
+    body = ClientBody(request, limit=limit, idle_timeout=idle_timeout, timeout=timeout)
     body.check()
     peeked = await body.peek(limit)
     if not peeked.whole:

@@ -6,6 +6,7 @@ Origin comes from `public_url` only. A request for a host that is not in it neve
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -48,7 +49,7 @@ def read_head(request: web.BaseRequest, entrance: Entrance) -> RequestHead | Unr
     except BadTarget as error:
         return Unreadable(400, "bad_request", f"target: {error}")
     headers = tuple(request.raw_headers)
-    hosts = [v for n, v in headers if n.lower() == b"host"]
+    hosts = [v for n, v in headers if len(n) == 4 and n.lower() == b"host"]
     if len(hosts) != 1:
         return Unreadable(400, "bad_request", f"{len(hosts)} Host headers")
     peer = request.remote or ""
@@ -63,11 +64,16 @@ def read_head(request: web.BaseRequest, entrance: Entrance) -> RequestHead | Unr
         target=target,
         headers=headers,
         scheme=seen,
-        host=urlsplit(origin).hostname or "",
+        host=_host(origin),
         origin=origin,
         client_ip=client_ip(peer, headers, entrance.trusted),
         peer=peer,
     )
+
+
+@lru_cache(maxsize=64)
+def _host(origin: str) -> str:
+    return urlsplit(origin).hostname or ""
 
 
 def origin_of(authority: str, scheme: str, origins: tuple[str, ...]) -> str | None:

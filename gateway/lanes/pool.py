@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 
-from gateway.errors import UpstreamBroke, UpstreamUnreachable
+from gateway.errors import UpstreamBroke, UpstreamBusy, UpstreamUnreachable
 from gateway.lanes.health import Health, in_turn, watch
 from gateway.lanes.upstream import Endpoint, UpstreamConnection, connect, parse_endpoint, tls_context
 from gateway.spec.sections import UpstreamSpec
@@ -18,11 +18,13 @@ from gateway.spec.sections import UpstreamSpec
 
 @dataclass(slots=True)
 class _Site:
-    """One url: what is known of it, its unused connections (newest last) with the timer that ends each, and how many are open in all."""
+    """One url: what is known of it, its unused connections (newest last) with the loop's time at which each ends, the timer of the first
+    that does, and how many are open in all."""
 
     endpoint: Endpoint
     health: Health = field(default_factory=Health)
-    idle: dict[UpstreamConnection, asyncio.TimerHandle] = field(default_factory=dict)
+    idle: dict[UpstreamConnection, float] = field(default_factory=dict)
+    timer: asyncio.TimerHandle | None = None
     open: int = 0
 
 
@@ -68,10 +70,11 @@ class UpstreamPool:
             self._watch = None
         closing = []
         for site in self._sites:
-            for connection, timer in site.idle.items():
-                timer.cancel()
-                site.open -= 1
-                closing.append(connection.aclose())
+            if site.timer is not None:
+                site.timer.cancel()
+                site.timer = None
+            site.open -= len(site.idle)
+            closing += [connection.aclose() for connection in site.idle]
             site.idle.clear()
         await asyncio.gather(*closing)
 
@@ -83,8 +86,10 @@ class UpstreamPool:
     async def acquire(self, *, fresh: bool = False) -> UpstreamConnection:
         """A connection, an unused one where there is one; `fresh` always makes a new one. Nothing is sent.
 
-        Raises UpstreamUnreachable when no url takes a connection, or all are at `max_connections` for `connect_timeout`.
+        Raises UpstreamUnreachable when no url takes a connection, UpstreamBusy when all are at `max_connections` for `connect_timeout`.
         """
+        if not fresh and len(self._sites) == 1 and (connection := self._take_idle(self._sites[0])) is not None:
+            return connection
         deadline = self._loop.time() + self.spec.connect_timeout
         while True:
             fault: UpstreamUnreachable | None = None
@@ -116,7 +121,9 @@ class UpstreamPool:
             site.health = site.health.after_success()
         if connection.complete or connection.unused:
             connection.rest(lambda: self._discard(site, connection))
-            site.idle[connection] = self._loop.call_later(self.spec.keepalive, self._discard, site, connection)
+            site.idle[connection] = self._loop.time() + self.spec.keepalive
+            if site.timer is None:
+                site.timer = self._loop.call_later(self.spec.keepalive, self._end_idle, site)
         else:
             site.open -= 1
             connection.abort(UpstreamBroke("the exchange is over"))
@@ -124,8 +131,7 @@ class UpstreamPool:
 
     def _take_idle(self, site: _Site) -> UpstreamConnection | None:
         while site.idle:
-            connection, timer = site.idle.popitem()
-            timer.cancel()
+            connection, _ = site.idle.popitem()
             if connection.rouse():
                 return connection
             site.open -= 1
@@ -133,12 +139,20 @@ class UpstreamPool:
         return None
 
     def _discard(self, site: _Site, connection: UpstreamConnection) -> None:
-        timer = site.idle.pop(connection, None)
-        if timer is not None:
-            timer.cancel()
+        if site.idle.pop(connection, None) is not None:
             site.open -= 1
             connection.abort(UpstreamBroke("closed while unused"))
             self._room()
+
+    def _end_idle(self, site: _Site) -> None:
+        """End what was unused for too long. One timer a url: most connections are taken again long before their end."""
+        site.timer = None
+        now = self._loop.time()
+        for connection, end in list(site.idle.items()):
+            if end > now:
+                site.timer = self._loop.call_at(end, self._end_idle, site)
+                return
+            self._discard(site, connection)
 
     async def _connect(self, site: _Site) -> UpstreamConnection:
         site.open += 1
@@ -163,7 +177,7 @@ class UpstreamPool:
             else:
                 self._room()  # woken and gone at once: the next in line takes the place
             if isinstance(error, TimeoutError):
-                raise UpstreamUnreachable(f"{self.name}: all {self.spec.max_connections} connections to each url are in use") from error
+                raise UpstreamBusy(f"{self.name}: all {self.spec.max_connections} connections to each url are in use") from error
             raise
 
     def _room(self) -> None:

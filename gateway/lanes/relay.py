@@ -16,7 +16,7 @@ from gateway.flow.browser import known_browser
 from gateway.flow.gate import Judged
 from gateway.flow.identity import Identified, Login, SessionSource
 from gateway.flow.issuer import Issuer
-from gateway.flow.repository import Transactions
+from gateway.flow.repository import Transactions, transaction_id
 from gateway.flow.sessions import Sessions
 from gateway.lanes.answers import Answers
 from gateway.lanes.body import Body, ClientBody, GivenBody
@@ -119,7 +119,12 @@ class Relay:
         upstream = self._upstreams()[name]
         identified, login = judged.identified, None
         if is_login:
-            login, identified = await self._sessions.before_login(asked, head, name, identified, login_body)
+            try:
+                login, identified = await self._sessions.before_login(asked, head, name, identified, login_body)
+            except BaseException:
+                if connection is not None:
+                    upstream.pool.release(connection)
+                raise
         exchange = Exchange(
             method=head.method,
             target=head.target.raw,
@@ -186,9 +191,10 @@ class Relay:
             for binding in self._transactions.bindings(secret):
                 try:
                     state = await self._transactions.recall("waiting", binding, asked.now, once=True)
+                    found = await self._transactions.load(transaction_id(state), asked.now) if state is not None else None
                 except StoreUnavailable:
                     return None
-                if state is not None:
+                if found is not None and found.transaction.open:
                     return state
         return None
 

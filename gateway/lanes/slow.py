@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import assert_never
 
 import structlog
 from aiohttp import web
 
-from gateway.errors import BodyTooLarge, ClientGone, Conflict, StoreUnavailable, UpstreamFault, UpstreamTimeout, UpstreamUnreachable
+from gateway.errors import BodyTooLarge, ClientGone, Conflict, StoreUnavailable, UpstreamBusy, UpstreamFault, UpstreamTimeout, UpstreamUnreachable
 from gateway.flow.asked import Asked
 from gateway.flow.gate import BodyReader, Gate, Judged
+from gateway.flow.guessing import Guessing
 from gateway.flow.ports import Entropy
 from gateway.flow.repository import TICKET_PARAMETER, Transactions
 from gateway.flow.rerun import proved
@@ -44,7 +46,7 @@ OwnPages = Callable[[web.BaseRequest, Asked], Awaitable[web.StreamResponse]]
 class SlowLane:
     def __init__(
         self, *, entrance: Entrance, paths: Paths, gate: Gate, door: Door, transactions: Transactions, suspender: Suspender,
-        tickets: Tickets, relay: Relay, answers: Answers, own_pages: OwnPages, trail: Trail, entropy: Entropy,
+        tickets: Tickets, relay: Relay, answers: Answers, own_pages: OwnPages, trail: Trail, entropy: Entropy, guessing: Guessing,
         clock: Callable[[], float], limits: LimitsSpec, rules: Callable[[], Mapping[str, Rule]],
     ) -> None:  # fmt: skip
         self._entrance = entrance
@@ -59,6 +61,7 @@ class SlowLane:
         self._own_pages = own_pages
         self._trail = trail
         self._entropy = entropy
+        self._guessing = guessing
         self._clock = clock
         self._limits = limits
         self._rules = rules
@@ -105,8 +108,12 @@ class SlowLane:
         return await self._gated(request, asked)
 
     async def _gated(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
-        incoming = ClientBody(request, limit=self._limits.max_upload, idle_timeout=self._limits.body_idle_timeout)
+        limits = self._limits
+        incoming = ClientBody(request, limit=limits.max_upload, idle_timeout=limits.body_idle_timeout, timeout=limits.body_timeout)
         judged = await self._gate.judge(asked.head, asked.now, self._reader(asked, incoming))
+        if await self._used_up(asked, judged):
+            bare = replace(judged.identified, holder=replace(judged.identified.holder, proofs={})) if judged.identified.holder else None
+            judged = await self._gate.judge(asked.head, asked.now, self._reader(asked, incoming), identified=bare)
         decision = judged.decision
         self._log(asked, judged)
         match decision:
@@ -133,8 +140,7 @@ class SlowLane:
             source = self._relay.source(judged)
             return await self._suspender.suspend(asked, judged, decision, incoming, can_login=source is not None)
         except StoreUnavailable as error:
-            rules = self._rules()
-            if not decision.rules or any(rules[name].on_error != "allow" for name in decision.rules if name in rules):
+            if not self._lenient(decision.rules):
                 raise
             self._trail.event("allowed without a store", request_id=asked.request_id, rules=",".join(decision.rules), reason=str(error))
             return await self._relay.forward(request, asked, judged, incoming, steps=(), gated=True)
@@ -142,15 +148,18 @@ class SlowLane:
     async def _grant(
         self, request: web.BaseRequest, asked: Asked, judged: Judged, decision: StepUp, incoming: ClientBody
     ) -> web.StreamResponse | None:
-        """A script repeats a request whose steps were asked `once`: the READY transaction that its pass names is used up here."""
+        """A client repeats a request that is not stored and whose steps were asked `once`: the READY transaction that its pass names is
+        used up here."""
         presented = judged.identified.presented
         if presented is None or not presented.grant or all(a.max_age != "once" for a in decision.asked):
             return None
+        if await self._transactions.load(presented.grant, asked.now) is None:
+            return None  # long over: no reason to count it against the address
         visit = await self._door.enter(asked, presented.grant)
         if isinstance(visit, Closed):
             return None
         transaction = visit.found.transaction
-        if transaction.status is not Status.READY or transaction.kind != "script" or not same_target(asked.head, transaction):
+        if transaction.status is not Status.READY or transaction.ticketed or not same_target(asked.head, transaction):
             return None
         again = await self._gate.judge(
             asked.head, asked.now, self._reader(asked, incoming), identified=judged.identified, granted=proved(transaction)
@@ -163,6 +172,23 @@ class SlowLane:
             return None
         self._log(asked, again)
         return await self._relay.forward(request, asked, again, incoming, steps=again.decision.steps, gated=True)
+
+    async def _used_up(self, asked: Asked, judged: Judged) -> bool:
+        """What was proved before a login (a captcha) counts for a bounded number of logins (design.md 7.7). May raise StoreUnavailable."""
+        decision, holder, source = judged.decision, judged.identified.holder, self._relay.source(judged)
+        if not isinstance(decision, Allow) or not decision.steps or holder is None or source is None or not source.is_login(asked.head):
+            return False
+        try:
+            return not await self._guessing.login(holder.sid, [holder.proofs[s] for s in decision.steps if s in holder.proofs], asked.now)
+        except StoreUnavailable:
+            if not self._lenient(decision.rules):
+                raise
+            return False
+
+    def _lenient(self, names: tuple[str, ...]) -> bool:
+        """Every one of these rules says `on_error: allow`: it does not wait for a store."""
+        rules = self._rules()
+        return bool(names) and all(rules[name].on_error == "allow" for name in names if name in rules)
 
     def _reader(self, asked: Asked, incoming: ClientBody) -> BodyReader:
         """What conditions see of the body, read when they ask for it."""
@@ -177,13 +203,19 @@ class SlowLane:
         return read_body
 
     def _fault(self, asked: Asked, error: UpstreamFault) -> web.Response:
-        kind = "upstream_timeout" if isinstance(error, UpstreamTimeout) else "upstream_down"
+        match error:
+            case UpstreamTimeout():
+                kind = "upstream_timeout"
+            case UpstreamBusy():
+                kind = "upstream_busy"
+            case _:
+                kind = "upstream_down"
         route = self._gate.route(asked.head)
         what = type(error).__name__
         self._trail.event(
             "upstream fault", request_id=asked.request_id, upstream=route.upstream if route else "", kind=what, reason=str(error)
         )
-        return self._answers.refusal(asked, kind, status=504 if kind == "upstream_timeout" else 502, detail=_words(error))
+        return self._answers.refusal(asked, kind, detail=_words(error))
 
     def _log(self, asked: Asked, judged: Judged) -> None:
         decision: Decision = judged.decision
@@ -213,6 +245,8 @@ def _words(error: UpstreamFault) -> str:
     """What a script is told: which kind of fault, nothing of where."""
     if isinstance(error, UpstreamTimeout):
         return "The application did not answer in time."
+    if isinstance(error, UpstreamBusy):
+        return "The application is too busy. Nothing was sent to it."
     if isinstance(error, UpstreamUnreachable):
         return "The application cannot be reached. Nothing was sent to it."
     return "The application broke off its answer."

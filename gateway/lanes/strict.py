@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from gateway.wire.head import Headers, header_key
+from gateway.wire.head import Headers, header_keys, lowered
 
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_CONTROL = bytes([*range(0x09), *range(0x0A, 0x20), 0x7F])
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 _FRAMING = frozenset({b"transfer-encoding", b"content-length", b"host"})
 
@@ -31,24 +31,21 @@ def judge(method: str, target: bytes, version: tuple[int, int], headers: Headers
         return Refused(405, "CONNECT is not served")
     if len(method) + len(target) + len(" " + " HTTP/1.1") > request_line:
         return Refused(414, "request line too long")
-    if _CONTROL.search(target) or b" " in target:
+    if _holds_control(target) or b" " in target:
         return Refused(400, "control character in the target")
-    framing: dict[bytes, list[bytes]] = {}
-    for name, value in headers:
-        key = header_key(name)
-        if key in _FRAMING:
-            if key != name.lower():  # Content_Length: some servers read `_` as `-`
-                return Refused(400, "ambiguous spelling of a framing header")
-            framing.setdefault(key, []).append(value)
-        if _CONTROL.search(value):
-            return Refused(400, "control character in a header")
-    hosts = framing.get(b"host", [])
-    if len(hosts) > 1 or (not hosts and version == (1, 1)):
+    if _holds_control(b"".join([value for _, value in headers])):
+        return Refused(400, "control character in a header")
+    names = lowered(headers)
+    keys = header_keys(names)
+    if keys != names and any(key in _FRAMING and key != name for key, name in zip(keys, names, strict=True)):
+        return Refused(400, "ambiguous spelling of a framing header")  # Content_Length: some servers read `_` as `-`
+    hosts = keys.count(b"host")
+    if hosts > 1 or (not hosts and version == (1, 1)):
         return Refused(400, "not exactly one Host header")
-    lengths = framing.get(b"content-length", [])
+    lengths = _values(headers, keys, b"content-length")
     if lengths and (len(lengths) > 1 or not _DIGITS.fullmatch(lengths[0])):
         return Refused(400, "bad Content-Length")
-    codings = framing.get(b"transfer-encoding", [])
+    codings = _values(headers, keys, b"transfer-encoding")
     if codings:
         if lengths:
             return Refused(400, "Content-Length with Transfer-Encoding")
@@ -57,3 +54,13 @@ def judge(method: str, target: bytes, version: tuple[int, int], headers: Headers
         if len(codings) > 1 or codings[0].lower() != b"chunked":
             return Refused(400, "Transfer-Encoding is not chunked")
     return None
+
+
+def _holds_control(text: bytes) -> bool:
+    return len(text.translate(None, _CONTROL)) != len(text)
+
+
+def _values(headers: Headers, keys: tuple[bytes, ...], wanted: bytes) -> list[bytes]:
+    if wanted not in keys:
+        return []
+    return [value for key, (_, value) in zip(keys, headers, strict=True) if key == wanted]

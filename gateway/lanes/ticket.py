@@ -16,7 +16,7 @@ from gateway.errors import Conflict, GatewayError, StoreUnavailable
 from gateway.flow.asked import Asked
 from gateway.flow.codec import StoredRequest
 from gateway.flow.gate import Gate, Judged
-from gateway.flow.identity import Identified
+from gateway.flow.identity import Identified, SessionSource
 from gateway.flow.ports import AuditEvent
 from gateway.flow.repository import TICKET_PARAMETER, Transactions
 from gateway.flow.rerun import rerun, stored_head
@@ -80,25 +80,34 @@ class Tickets:
         transaction, identified = visit.found.transaction, visit.identified
         judged = await rerun(self._gate, transaction, stored, identified, asked.head, asked.now, limit=self._condition_limit)
         decision = judged.decision
-        if not isinstance(decision, Allow):
-            # Between /continue and here a rule, the pass or the clock changed. Nothing was sent, and the transaction is not used up.
-            self._trail.event("refused", request_id=asked.request_id, kind="denied", reason=f"at the ticket: {type(decision).__name__}")
+        moved = judged.route is None or judged.route.upstream != transaction.upstream
+        if not isinstance(decision, Allow) or moved:
+            # Between /continue and here a rule, a route, the pass or the clock changed. Nothing was sent, nothing is used up.
+            reason = "another upstream now" if moved else type(decision).__name__
+            self._trail.event("refused", request_id=asked.request_id, kind="denied", reason=f"at the ticket: {reason}")
             return self._answers.refusal(
                 asked, "denied", message="This request is not allowed any more.", href=transaction.page, about=transaction
             )
-        source = self._relay.source(judged)
-        names = source.cookie_names if source else frozenset()
-        head = self._as_stored(stored, asked.head, identified, names)
-        connection = await self._relay.pool(transaction.upstream).acquire(fresh=True)
+        head = self._as_stored(transaction, stored, asked.head, identified, self._relay.source(judged))
+        if head is None:
+            return self._closed(
+                asked, Closed("session_changed", "an app session that nothing vouches for changed", transaction=transaction)
+            )
+        self._trail.decision(
+            request_id=asked.request_id, method=transaction.method, path=transaction.target.partition(b"?")[0].decode("latin-1"),
+            upstream=transaction.upstream, decision="allow", rules=decision.rules, reason="ticket", subject=identified.subject.id,
+        )  # fmt: skip
+        pool = self._relay.pool(transaction.upstream)
+        connection = await pool.acquire(fresh=True)
         sending = move(transaction, Event.CONSUMED, since=asked.now)
         try:
             version = await self._transactions.save(sending, visit.found.version, asked.now)
         except Conflict:
-            self._relay.pool(transaction.upstream).release(connection)
+            pool.release(connection)
             found = await self._transactions.load(transaction.id, asked.now)
             return self._ended(asked, found.transaction if found and not found.transaction.open else sending)
         except BaseException:
-            self._relay.pool(transaction.upstream).release(connection)
+            pool.release(connection)
             raise
         # A task of its own: the client's disconnect cancels the handler, never the sending.
         task = asyncio.create_task(self._send(request, asked, head, judged, stored.body, connection, sending, version, decision.steps))
@@ -144,12 +153,22 @@ class Tickets:
             )
         )  # fmt: skip
 
-    def _as_stored(self, stored: StoredRequest, now_at: RequestHead, identified: Identified, names: frozenset[str]) -> RequestHead:
-        """The stored request's own headers and cookies. Only the session's value is that of now: a rotation that the pass has seen, or
-        the login that the transaction waited for, has made the old one worthless."""
+    def _as_stored(
+        self, transaction: Transaction, stored: StoredRequest, now_at: RequestHead, identified: Identified, source: SessionSource | None
+    ) -> RequestHead | None:
+        """The stored request's own headers and cookies. Only a session that the pass vouches for has the value of now: a rotation that the
+        pass has seen, or the login that the transaction waited for, has made the old one worthless. None: it is another session now."""
         head = stored_head(stored, now_at)
+        if source is None:
+            return head
+        names = source.cookie_names
         current = [(n, v) for n, v in parse_cookies(now_at) if n in names and n not in identified.strip]
         before = [(n, v) for n, v in parse_cookies(head) if n in names]
+        if not transaction.session and not transaction.late_subject:
+            # Nothing vouched for what was suspended: it goes with the session that it came with, or with none.
+            if not source.strips and before and current != before:
+                return None
+            current = [] if source.strips else before
         if current == before:
             return head
         kept = [(n, v) for n, v in parse_cookies(head) if n not in names]

@@ -66,7 +66,7 @@ def request_head(method: str, target: bytes, headers: Headers) -> bytes:
     """The bytes of a request head. Raises BadTarget for a target, and ValueError for a header, that would not stay one line."""
     if not _TARGET.fullmatch(target):
         raise BadTarget("the target holds a space or a control character")
-    head = b"".join([method.encode("ascii"), b" ", target, b" HTTP/1.1\r\n", *(b"%b: %b\r\n" % field for field in headers), b"\r\n"])
+    head = b"".join([method.encode("ascii"), b" ", target, b" HTTP/1.1\r\n", *[b"%b: %b\r\n" % field for field in headers], b"\r\n"])
     if head.count(b"\n") != len(headers) + 2 or head.count(b"\r") != len(headers) + 2 or b"\x00" in head:
         raise ValueError("a header holds a line break or NUL")
     return head
@@ -105,6 +105,7 @@ class UpstreamConnection:
         self._duplex = duplex
         self._reading: Reading | None = None  # None: no exchange is under way
         self._chunked = False
+        self._poll: select.poll | None = None
 
     # sending
 
@@ -195,9 +196,10 @@ class UpstreamConnection:
         if not self._duplex.alive or self._duplex.fileno < 0:
             return False
         # A FIN that has arrived but that the event loop has not read yet shows here.
-        poll = select.poll()
-        poll.register(self._duplex.fileno, select.POLLIN | select.POLLRDHUP)
-        return not poll.poll(0)
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self._duplex.fileno, select.POLLIN | select.POLLRDHUP)
+        return not self._poll.poll(0)
 
     def abort(self, reason: BaseException) -> None:
         """End the exchange and the connection at once; whoever waits on it gets `reason`."""

@@ -62,9 +62,13 @@ _STRICTNESS: Final = {"auto": 0, "confirm": 1, "off": 2}
 
 
 def route(head: RequestHead, ruleset: Ruleset) -> Route | None:
-    """The first route of which every reading matches, or None."""
-    view = View(head, None)
-    return next((each for each in ruleset.routes if each.condition.missed_by_all(view) is None), None)
+    """The first route of which every reading matches, or None. Worked out once for a head and a ruleset."""
+    known: tuple[Ruleset, Route | None] | None = head.memo.get("route")
+    if known is None or known[0] is not ruleset:
+        view = View(head, None)
+        known = ruleset, next((each for each in ruleset.routes if each.condition.missed_by_all(view) is None), None)
+        head.memo["route"] = known
+    return known[1]
 
 
 def decide(head: RequestHead, facts: Facts, ruleset: Ruleset, now: float) -> Decision:

@@ -142,6 +142,7 @@ class GuessingSpec(Spec):
     per_subject: Int = Field(20, ge=1, description="Wrong answers to one step by one subject within `window`.")
     per_address: Int = Field(100, ge=1, description="Wrong answers by one address within `window`.")
     window: Duration = Field(900.0, description="See above.")
+    logins_per_proof: Int = Field(5, ge=1, description="Logins within `window` that what was proved before them (a captcha) counts for.")
     foreign_per_address: Int = Field(30, ge=1, description="Requests for other browsers' or unknown states by one address within `window`.")
 
 
@@ -164,6 +165,10 @@ class LimitsSpec(Spec):
     head_timeout: Duration = Field(15.0, description="Time for a request head to arrive in full; 408 above.")
     keepalive: Duration = Field(75.0, description="How long an unused client connection is kept.")
     body_idle_timeout: Duration = Field(60.0, description="Silence within a request body; 408 above.")
+    body_timeout: Duration = Field(
+        120.0,
+        description="Time for a body that the gateway reads itself (an answer, a form to look into or to suspend) to arrive; 408 above.",
+    )
     write_idle_timeout: Duration = Field(60.0, description="A client that does not read for this long is cut off.")
     max_upload: Size = Field(10 << 30, description="Largest request body that is forwarded; 413 above.")
     condition_body: Size = Field(65_536, description="Largest body that `request.form` and `request.json` look into.")

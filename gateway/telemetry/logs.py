@@ -5,6 +5,7 @@ An event is always exactly one line, or one line and a traceback below it: whate
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from typing import Any, TextIO
@@ -45,9 +46,17 @@ def configure(spec: LogSpec, stream: TextIO | None = None) -> None:
 
 def _renderer(spec: LogSpec, out: TextIO) -> Any:
     if spec.format == "json":
-        return structlog.processors.JSONRenderer()
+        return structlog.processors.JSONRenderer(serializer=_serialize)
     # A plain traceback: prettier ones show local variables, and these hold passwords and codes.
     return structlog.dev.ConsoleRenderer(colors=out.isatty(), sort_keys=False, exception_formatter=structlog.dev.plain_traceback)
+
+
+_encode = json.JSONEncoder(default=repr).encode
+
+
+def _serialize(event: EventDict, **_: Any) -> str:
+    """By one encoder; `json.dumps` with a `default` makes one for each line."""
+    return _encode(event)
 
 
 def _one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 
 class Metrics:
@@ -22,10 +22,6 @@ class Metrics:
         )
         self.reloads = Counter("stepup_reloads", "Configuration reloads by outcome.", ["outcome"], registry=self.registry)
         self.connections = Gauge("stepup_client_connections", "Open client connections.", registry=self.registry)
-        self.duration = Histogram(
-            "stepup_request_seconds", "Time until the head of the answer.", ["decision"], registry=self.registry,
-            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60),
-        )  # fmt: skip
 
     def text(self) -> bytes:
         """The Prometheus exposition format."""

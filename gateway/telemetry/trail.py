@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import structlog
@@ -17,14 +18,16 @@ class Telemetry:
     def __init__(self, metrics: Metrics, records: Records) -> None:
         self._metrics = metrics
         self._records = records
-        self._log = structlog.get_logger()
+        self._log = structlog.get_logger().bind()  # bound once: the lazy logger would be made anew for each line
+        self._count_decision = lru_cache(maxsize=1024)(lambda decision, upstream: metrics.decisions.labels(decision, upstream).inc)
+        self._count_rule = lru_cache(maxsize=16_384)(lambda rule: metrics.rules.labels(rule, "enforce").inc)
 
     def decision(
         self, *, request_id: str, method: str, path: str, upstream: str, decision: str, rules: tuple[str, ...], reason: str, subject: str
     ) -> None:
-        self._metrics.decisions.labels(decision, upstream).inc()
+        self._count_decision(decision, upstream)()
         for rule in rules:
-            self._metrics.rules.labels(rule, "enforce").inc()
+            self._count_rule(rule)()
         self._log.info(
             "decision", request_id=request_id, decision=decision, rules=",".join(rules) or "-", reason=reason, method=method, path=path,
             upstream=upstream, subject=subject or "-",
@@ -42,7 +45,7 @@ class Telemetry:
                 self._metrics.transactions.labels(str(fields.get("outcome", ""))).inc()
             case _:
                 pass
-        quiet = name in ("transaction", "shadow")
+        quiet = name in ("transaction", "shadow", "login")
         level = self._log.info if quiet else self._log.warning
         level(name, **({"request_id": request_id} if request_id else {}), **fields)
 

@@ -48,7 +48,7 @@ def app_cookies(head: RequestHead, identified: Identified) -> tuple[tuple[str, s
 class TransactionPages:
     def __init__(
         self, *, transactions: Transactions, door: Door, progress: Progress, answers: WebAnswers, issuer: Issuer, trail: Trail,
-        sessions: Sessions, read_body: ReadBody, answer_limit: int,
+        sessions: Sessions, read_body: ReadBody, answer_limit: int, next_origins: Callable[[str], Sequence[str]],
     ) -> None:  # fmt: skip
         self._transactions = transactions
         self._door = door
@@ -59,6 +59,7 @@ class TransactionPages:
         self._sessions = sessions
         self._read_body = read_body
         self._answer_limit = answer_limit
+        self._next_origins = next_origins
 
     async def handle(self, request: web.BaseRequest, asked: Asked, state: str) -> web.Response:
         """GET shows, POST answers. May raise StoreUnavailable and ClientGone."""
@@ -162,16 +163,18 @@ class TransactionPages:
             "action": state,
             "token": self._transactions.form_token(transaction.id, transaction.binding),
             "suspended": suspended(transaction),
+            "next_origins": self._next_origins(transaction.upstream),
         }
         pages, who = self._answers.pages, self._answers.shown(asked.request_id)
         if shown.view is None:
             stored = await self._transactions.request(transaction.id, asked.now)
             headers = {n.lower(): v.decode("latin-1") for n, v in stored.headers} if stored else {}
             foreign = headers.get(b"origin", transaction.origin) != transaction.origin
-            return pages.confirm(
+            page = pages.confirm(
                 who, content_type=headers.get(b"content-type", ""), body=stored.body if stored else b"", foreign=foreign,
                 came_from=headers.get(b"origin") if foreign else None, **common,
             )  # fmt: skip
+            return replace(page, status=status)
         names = [t.step for t in transaction.tasks]
         trouble = Trouble(error.code, error.message, error.field, error.retry_after, error.action) if error else None
         return pages.step(
@@ -258,6 +261,11 @@ class TransactionPages:
                         headers = tuple((b"Set-Cookie", value) for value in given)
                         after = await self._sessions.after_answer(asked, asked.head, upstream, visit.identified, None, 200, headers)
                         cookies = (*given, *after.cookies)
+                if result.transaction.status is Status.PENDING and not wants_page(asked.head):
+                    # A script follows no redirect: it gets the next step at once.
+                    found = await self._transactions.load(result.transaction.id, asked.now)
+                    if found is not None:
+                        return await self._get(asked, state, replace(visit, found=found), cookies=cookies)
                 return self._onward(asked, state, result, cookies)
 
     def _login_url(self, upstream: str) -> str | None:

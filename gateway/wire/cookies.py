@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Literal
 from urllib.parse import unquote
 
@@ -22,7 +23,8 @@ _MAX_AGE = re.compile(r"-?[0-9]+")
 
 _PASS = {True: "__Host-stepup", False: "stepup"}
 _BROWSER = {True: "__Host-stepup-browser", False: "stepup-browser"}
-OWN_COOKIES = frozenset({*_PASS.values(), *_BROWSER.values()})
+_ARRIVAL = {True: "__Host-stepup-arrival", False: "stepup-arrival"}
+OWN_COOKIES = frozenset({*_PASS.values(), *_BROWSER.values(), *_ARRIVAL.values()})
 """Every name of ours: none goes up, none is taken from an upstream. Only those of the scheme count."""
 
 
@@ -36,12 +38,21 @@ def browser_cookie(secure: bool) -> str:
     return _BROWSER[secure]
 
 
+def arrival_cookie(secure: bool) -> str:
+    """The name of the cookie that binds transactions which another site's form began."""
+    return _ARRIVAL[secure]
+
+
 def parse_cookies(head: RequestHead) -> tuple[tuple[str, str], ...]:
     """Every cookie that some server may see, as (name, value), in order, from all `Cookie` headers, duplicates kept.
 
     `a=1, b=2` gives a with the value `1, b=2`, and b with `2` as well. A piece without `=` is a name with the value "".
     """
-    return tuple(pair for header in head.all("cookie") for piece in header.split(";") for pair in _pairs(piece))
+    found: tuple[tuple[str, str], ...] | None = head.memo.get("cookies")
+    if found is None:
+        found = tuple([pair for header in head.all("cookie") for piece in header.split(";") for pair in _pairs(piece)])
+        head.memo["cookies"] = found
+    return found
 
 
 def _pairs(piece: str) -> Iterator[tuple[str, str]]:
@@ -66,6 +77,11 @@ def without(value: bytes, names: frozenset[str], *, spellings_of: frozenset[str]
     spellings_of: names whose *other* spellings go (`jsessionid` or `%4ASESSIONID` for `JSESSIONID`), for servers that compare
     loosely. A piece in which a name is hidden behind a comma or a blank goes as a whole.
     """
+    if value.isascii() and b"%" not in value:
+        # Whatever spelling goes, it holds the name itself then, in upper or lower case. Most requests end here.
+        text = value.lower()
+        if not any(name in text for name in _lower(names, spellings_of)):
+            return value
     folded = {_fold(n) for n in spellings_of}
 
     def goes(piece: bytes) -> bool:
@@ -78,6 +94,11 @@ def without(value: bytes, names: frozenset[str], *, spellings_of: frozenset[str]
         return value
     left = b";".join(kept).strip(b" \t")
     return left if left.strip(b"; \t") else None
+
+
+@lru_cache(maxsize=256)
+def _lower(names: frozenset[str], others: frozenset[str]) -> tuple[bytes, ...]:
+    return tuple(name.lower().encode("utf-8") for name in names | others)
 
 
 def _fold(name: str) -> str:

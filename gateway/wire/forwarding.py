@@ -76,6 +76,7 @@ def client_ip(peer: str, headers: Headers, trusted: Networks) -> str:
     return _text(nearest)
 
 
+@lru_cache(maxsize=4096)
 def _text(address: str) -> str:
     parsed = _parse(address)
     return address if parsed is None else str(parsed)

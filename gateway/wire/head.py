@@ -6,7 +6,8 @@ listener, `public_url`, `trusted_proxies`); everything else is as sent.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from gateway.wire.target import Target
 
@@ -18,6 +19,16 @@ def header_key(name: bytes) -> bytes:
     return name.lower().replace(b"_", b"-")
 
 
+def lowered(headers: Headers) -> tuple[bytes, ...]:
+    """The lower-case name of each field."""
+    return tuple([name.lower() for name, _ in headers])
+
+
+def header_keys(names: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """`header_key` of each of these lower-case names."""
+    return tuple([name.replace(b"_", b"-") for name in names]) if b"_" in b"".join(names) else names
+
+
 @dataclass(frozen=True, slots=True)
 class RequestHead:
     """One request without its body.
@@ -26,6 +37,9 @@ class RequestHead:
     scheme: "http" or "https". host: lower-case host name without port. origin: the entry of `public_url` that
     this request came in by, e.g. "https://bank.example.com". client_ip: the client's address in text form
     (after `trusted_proxies`); peer: the address of the TCP peer.
+
+    Worked out here, because many ask: `names`, lower-case, and `keys`, as `header_key` spells them, of each field. `memo`: what readers of
+    this head have worked out of it, by their own keys, each of them once.
     """
 
     method: str
@@ -36,11 +50,22 @@ class RequestHead:
     origin: str
     client_ip: str
     peer: str
+    names: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
+    keys: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
+    memo: dict[str, Any] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        names = lowered(self.headers)
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "keys", header_keys(names))
+        object.__setattr__(self, "memo", {})
 
     def all(self, name: str) -> tuple[str, ...]:
         """Every value of a header, in order, decoded as Latin-1. `name` is compared case-insensitively."""
         wanted = name.lower().encode("ascii")
-        return tuple(v.decode("latin-1") for n, v in self.headers if n.lower() == wanted)
+        if wanted not in self.names:
+            return ()
+        return tuple([field[1].decode("latin-1") for n, field in zip(self.names, self.headers, strict=True) if n == wanted])
 
     def get(self, name: str) -> str | None:
         """The value of a header that stands there exactly once, else None."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from gateway.spec.base import parse_origin
 from gateway.wire.cookies import OWN_COOKIES, names_ours, without
 from gateway.wire.forwarding import client_ip, client_scheme, forwarding_headers, is_forwarding, is_trusted, parse_networks
-from gateway.wire.head import Headers, RequestHead, header_key
+from gateway.wire.head import Headers, RequestHead, header_key, header_keys, lowered
 from gateway.wire.target import query_pairs
 
 __all__ = [
@@ -45,6 +46,12 @@ _END_TO_END = frozenset({
     b"authorization", b"cache-control", b"content-encoding", b"content-length", b"content-range", b"content-type", b"cookie", b"date",
     b"expires", b"host", b"location", b"origin", b"set-cookie", b"vary", b"www-authenticate",
 })  # fmt: skip
+_NAMED_ANYWAY = _HOP_BY_HOP | {b""}
+_ORDINARY = frozenset({
+    b"accept", b"accept-encoding", b"accept-language", b"cache-control", b"content-type", b"dnt", b"if-match", b"if-modified-since",
+    b"if-none-match", b"origin", b"pragma", b"priority", b"range", b"referer", b"sec-ch-ua", b"sec-ch-ua-mobile", b"sec-ch-ua-platform",
+    b"sec-fetch-dest", b"sec-fetch-mode", b"sec-fetch-site", b"sec-fetch-user", b"upgrade-insecure-requests", b"user-agent",
+})  # fmt: skip
 _HTTPOXY = b"proxy"  # CVE-2016-5385: CGI turns it into HTTP_PROXY
 _OVERRIDES = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override"})
 _OVERRIDE_PARAMETERS = frozenset({"_method", "x-http-method-override"})
@@ -69,12 +76,16 @@ def request_for_upstream(
 
     Framing is the caller's: Transfer-Encoding is gone, Content-Length stands as sent; a tunnel adds Connection and Upgrade by `added`.
     """
-    removed = _removed_by_connection(head.headers)
+    removed = _removed_by_connection(head.headers, head.keys)
+    ordinary = _ordinary(identity) if removed is _HOP_BY_HOP else frozenset[bytes]()
     strip = OWN_COOKIES | drop_cookies
     out: list[tuple[bytes, bytes]] = []
     hosted = False
-    for name, value in head.headers:
-        key = header_key(name)
+    for field, key in zip(head.headers, head.keys, strict=True):
+        if key in ordinary:
+            out.append(field)
+            continue
+        name, value = field
         if key in removed or key == _HTTPOXY or key.startswith(b"x-stepup-"):
             continue
         if not trusted and (key in identity or is_forwarding(key)):
@@ -99,13 +110,19 @@ def request_for_upstream(
 _REPLACED = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"forwarded"})
 
 
-def _removed_by_connection(headers: Headers) -> frozenset[bytes]:
-    """`header_key`s of the hop-by-hop fields: the fixed ones and those that `Connection` names."""
-    named = [value for name, value in headers if header_key(name) == b"connection"]
-    if not named:
+@lru_cache(maxsize=64)
+def _ordinary(identity: frozenset[bytes]) -> frozenset[bytes]:
+    """What most requests are made of and none of the questions of `request_for_upstream` is about: it passes unasked."""
+    return _ORDINARY - identity
+
+
+def _removed_by_connection(headers: Headers, keys: tuple[bytes, ...]) -> frozenset[bytes]:
+    """`header_key`s of the hop-by-hop fields: the fixed ones (that very set where no other goes) and those that `Connection` names."""
+    if b"connection" not in keys:
         return _HOP_BY_HOP
-    options = {header_key(option.strip()) for value in named for option in value.split(b",")}
-    return _HOP_BY_HOP | (options - _END_TO_END)
+    named = [field[1] for field, key in zip(headers, keys, strict=True) if key == b"connection"]
+    options = {header_key(option.strip()) for value in named for option in value.split(b",")} - _END_TO_END
+    return _HOP_BY_HOP if options <= _NAMED_ANYWAY else _HOP_BY_HOP | options
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +144,12 @@ def response_for_client(headers: Headers, *, gated: bool, rewrite: Rewrite | Non
     gated: a rule protects the resource, so no shared cache may keep it and no private one use it unasked (design.md 7.8).
     added: ours, at the end (Set-Cookie of the pass). Also for 1xx answers.
     """
-    removed = _removed_by_connection(headers)
+    keys = header_keys(lowered(headers))
+    removed = _removed_by_connection(headers, keys)
     private = gated and not _strict_enough(headers)
     out: list[tuple[bytes, bytes]] = []
     cached = False
-    for name, value in headers:
-        key = header_key(name)
+    for (name, value), key in zip(headers, keys, strict=True):
         if key in removed:
             continue
         if key == b"set-cookie":
@@ -206,9 +223,10 @@ def effective_methods(head: RequestHead, form_override: str | None = None) -> fr
     Upper-case. HEAD counts as GET too (design.md 7.3). Whoever lets a request pass must be content with all of them.
     """
     found = {head.method.upper()}
-    for name, value in head.headers:
-        if header_key(name) in _OVERRIDES:
-            found.update(_methods(value.decode("latin-1").split(",")))
+    if not _OVERRIDES.isdisjoint(head.keys):
+        for (_, value), key in zip(head.headers, head.keys, strict=True):
+            if key in _OVERRIDES:
+                found.update(_methods(value.decode("latin-1").split(",")))
     query = head.target.query
     if query and (b"ethod" in query.lower() or b"%" in query):
         found.update(_methods(v for n, v in query_pairs(head.target) if n.casefold() in _OVERRIDE_PARAMETERS))

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, Request, expect
 
+from tests.support.gateway import Browser as HttpBrowser
 from tests.support.gateway import Clock, Running, running
 
 BANK_NAME = "bank.test"  # plain http and no loopback name: no WebCrypto, no Sec-Fetch headers
@@ -35,6 +36,7 @@ class Visitor:
     base: str
     complaints: list[str] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
+    friends: set[str] = field(default_factory=set)
 
     @classmethod
     async def enter(cls, chromium: Browser, demo: Running, base: str | None = None, **options: Any) -> Visitor:
@@ -46,7 +48,7 @@ class Visitor:
             await context.add_init_script(LISTENER)
         context.on("console", lambda message: visitor._heard(message.text))
         context.on("weberror", lambda error: visitor.complaints.append(str(error.error)))
-        context.on("request", lambda request: visitor.requests.append(request))
+        context.on("request", visitor._asked)
         return visitor
 
     @classmethod
@@ -65,10 +67,13 @@ class Visitor:
         if "POLICY" in text or "Security Policy" in text or "Refused to" in text:
             self.complaints.append(text)
 
+    def _asked(self, request: Request) -> None:
+        self.requests.append(request)
+
     @property
     def strangers(self) -> list[str]:
-        """Requests to any other origin than the gateway's and the mailbox's."""
-        ours = {urlsplit(self.base).netloc, urlsplit(self.demo.base).netloc, urlsplit(self.demo.admin).netloc}
+        """Requests to any other origin than the gateway's, the mailbox's, and those in `friends` (host:port)."""
+        ours = {urlsplit(url).netloc for url in (self.base, self.demo.base, self.demo.admin)} | self.friends
         return [r.url for r in self.requests if urlsplit(r.url).scheme in ("http", "https", "ws") and urlsplit(r.url).netloc not in ours]
 
     async def tab(self, path: str | None = None) -> Page:
@@ -93,19 +98,21 @@ class Visitor:
         await self.type_login(page, user, password)
         await page.wait_for_url("**/account")
 
-    async def log_in_quickly(self, page: Page | None = None, user: str = "alice", password: str = "wonderland") -> None:
+    async def log_in_quickly(self, user: str = "alice", password: str = "wonderland") -> None:
         """Over HTTP, with the cookies put into this context: for tests about something else."""
         browser = self.demo.browser(self.base)
         await self.demo.log_in(browser, user, password)
-        host = urlsplit(self.base).hostname
+        await self.take_over(browser)
+
+    async def take_over(self, browser: HttpBrowser) -> None:
+        """Go on with the cookies of a client that spoke HTTP."""
+        host = urlsplit(self.base).hostname or ""
         await self.context.add_cookies(
             [
-                {"name": m.key, "value": m.value, "domain": host or "", "path": "/", "httpOnly": True, "sameSite": "Lax"}
+                {"name": m.key, "value": m.value, "domain": host, "path": "/", "httpOnly": True, "sameSite": "Lax"}
                 for m in browser.session.cookie_jar
             ]
         )
-        if page is not None:
-            await page.goto(self.base + "/account")
 
     async def transfer(self, page: Page, to: str, amount: str = "25") -> None:
         """Type a transfer and send it; where it leads is the caller's to say."""

@@ -141,7 +141,7 @@ async def test_a_ticket_that_was_not_used_in_time_sends_nothing(visitor: Visitor
     address = await visitor.suspended(page, "Marlene")
     token = await page.locator("input[name=stepup_token]").first.get_attribute("value")
     html = {"Accept": "text/html"}
-    form = {"code": visitor.demo.code(), "stepup_token": token or ""}
+    form: dict[str, str | float | bool] = {"code": visitor.demo.code(), "stepup_token": token or ""}
     ready = await visitor.context.request.post(address, form=form, headers=html, max_redirects=0)
     way_on = await visitor.context.request.get(visitor.base + ready.headers["location"], headers=html, max_redirects=0)
     ticket = visitor.base + way_on.headers["location"]

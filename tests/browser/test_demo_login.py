@@ -136,4 +136,3 @@ async def test_cookies_are_ours_alone_and_no_script_reads_them(visitor: Visitor)
         assert cookie["domain"] == "127.0.0.1"  # host-only
         assert len(cookie["name"]) + len(cookie["value"]) <= 2048
     assert "stepup" not in await page.evaluate("document.cookie")
-

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 
+import pyotp
 import pytest
 from playwright.async_api import Browser, Page, expect
 
 from tests.browser.demo import Visitor, at_step, says
+from tests.support.fakes_steps import reads
 from tests.support.gateway import Running
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
@@ -179,8 +181,6 @@ async def test_asking_too_soon_for_a_new_code_does_not_hold_the_one_that_came(vi
 
 
 async def test_an_authenticator_app_is_set_up_and_asked_next_time(visitor: Visitor) -> None:
-    import pyotp
-
     page = await visitor.tab()
     await visitor.log_in_quickly()
     await visitor.suspended(page, "Marlene")
@@ -256,3 +256,18 @@ async def test_admin_has_two_steps_and_says_which_one_it_is(visitor: Visitor) ->
     await page.goto(visitor.base + "/account")
     await page.get_by_role("link", name="Administration").click()
     await says(page, "Administration")  # both count for as long as the pass
+
+
+async def test_both_steps_of_admin_without_javascript(chromium: Browser, demo: Running) -> None:
+    async with Visitor.entering(chromium, demo, java_script_enabled=False) as visitor:
+        page = await visitor.tab()
+        await visitor.log_in_quickly()
+        await page.goto(visitor.base + "/admin")
+        await at_step(page, "A quick check that you are a person")
+        await demo.advance(4)  # an answer counts some seconds after its question was shown
+        await page.get_by_role("textbox").fill(reads(await page.locator("label", has_text="?").inner_text()))
+        await page.get_by_role("button", name="Continue").click()
+        await at_step(page)
+        await expect(page.get_by_role("progressbar", name="Step 2 of 2")).to_be_visible()
+        await visitor.enter_code(page)
+        await says(page, "Administration")

@@ -20,10 +20,12 @@ import os
 import re
 import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -127,7 +129,11 @@ def test_the_comparison_of_outputs_tells_right_from_wrong(shown: str, got: str, 
 
 
 def test_every_block_is_of_a_language_that_is_checked_here() -> None:
-    odd = [b.where for b in all_blocks("", *_all_languages()) if b.language not in {"yaml", "python", "console", "sh", "json", "text", "mermaid"}]
+    odd = [
+        b.where
+        for b in all_blocks("", *_all_languages())
+        if b.language not in {"yaml", "python", "console", "sh", "json", "text", "mermaid"}
+    ]
     assert odd == []
 
 
@@ -286,16 +292,6 @@ def _run(command: str) -> tuple[str, int]:
 ECHO = {"name": "echo", "match": {"path": "/echo"}, "require": "code"}
 
 
-# `gateway demo`, but for the port of the app: the command has none of its own.
-DEMO = """
-import sys
-import gateway.cli.demo as demo
-from gateway.cli.main import main
-demo.APP_PORT = int(sys.argv[1])
-main(["demo", "-c", sys.argv[2]])
-"""
-
-
 @dataclass(frozen=True, slots=True)
 class Demo:
     """`gateway demo` as a process of its own, on free ports. folder: where scripts run, with the captcha how-to's solve.py."""
@@ -345,7 +341,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     (folder / "solve.py").write_text(solve.text)
     log = folder / "log"
     with log.open("w") as err, (folder / "out").open("w") as out:
-        process = subprocess.Popen([sys.executable, "-c", DEMO, str(app_port), str(config)], cwd=ROOT, stdout=out, stderr=err)
+        process = subprocess.Popen([sys.executable, "-m", "gateway", "demo", "-c", str(config)], cwd=ROOT, stdout=out, stderr=err)
     try:
         assert _within(30, lambda: "Ctrl-C" in (folder / "out").read_text() or process.poll() is not None)
         assert process.poll() is None, log.read_text()
@@ -499,9 +495,19 @@ def test_the_example_verifies_what_the_application_gets_and_nothing_else(demo: D
 
 
 def test_every_metric_and_no_other_is_documented(demo: Demo) -> None:
-    exposed = set(re.findall(r"^# TYPE (stepup_\w+) (?:counter|gauge|histogram)", demo.get(f"{demo.admin}/metrics"), re.MULTILINE))
+    exposed = set(
+        re.findall(r"^# TYPE (stepup_\w+?(?<!_created)) (?:counter|gauge|histogram)$", demo.get(f"{demo.admin}/metrics"), re.MULTILINE)
+    )
     rows = re.findall(r"^\| `(stepup_\w+)` \|", prose("docs/how-to/logs-and-metrics.md"), re.MULTILINE)
     assert set(rows) == exposed
+
+
+def test_the_sql_of_the_documents_fits_the_tables(demo: Demo) -> None:
+    shown = [c for b in all_blocks("console") for c, _ in commands(b) if c.startswith("sqlite3 ") and ".backup" not in c]
+    assert len(shown) == 2
+    with closing(sqlite3.connect(f"file:{demo.folder}/var/records.db?mode=ro", uri=True)) as records:
+        for command in shown:
+            assert records.execute("EXPLAIN " + shlex.split(command)[-1]).fetchall()
 
 
 def test_the_columns_of_the_audit_trail_are_documented(demo: Demo) -> None:
@@ -520,7 +526,8 @@ def _anchors(path: Path) -> set[str]:
     """Headings as GitHub names them."""
     text = _FENCE.sub("", path.read_text(encoding="utf-8"))
     return {
-        re.sub(r"[^\w\- ]", "", re.sub(r"`", "", heading).strip().lower()).replace(" ", "-") for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+        re.sub(r"[^\w\- ]", "", re.sub(r"`", "", heading).strip().lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     }
 
 
@@ -567,7 +574,9 @@ def _known(key: str) -> bool:
     for word in key.split("."):
         if word.isupper():
             continue
-        fields = {f.alias or n: f for n, f in model.model_fields.items()} if isinstance(model, type) and issubclass(model, BaseModel) else {}
+        fields = (
+            {f.alias or n: f for n, f in model.model_fields.items()} if isinstance(model, type) and issubclass(model, BaseModel) else {}
+        )
         if word not in fields:
             return False
         model = _model(fields[word].annotation)
@@ -603,7 +612,9 @@ def test_the_how_to_of_a_step_names_settings_that_exist(kind: str) -> None:
     first = [line.split("|")[1] for line in table[0].splitlines()[2:] if line]
     named = [key for cell in first for key in re.findall(r"`([\w.]+)`", cell)]
     config = REGISTRY.steps[kind].config
-    assert [k for k in named if not _within_model(config, k) and not any(_within_model(config, f"{p.rpartition('.')[0]}.{k}") for p in named)] == []
+    assert [
+        k for k in named if not _within_model(config, k) and not any(_within_model(config, f"{p.rpartition('.')[0]}.{k}") for p in named)
+    ] == []
 
 
 def _within_model(model: Any, key: str) -> bool:
@@ -623,6 +634,11 @@ def test_every_exit_code_and_signal_of_the_help_is_in_the_operations() -> None:
 
 def test_every_bound_of_clients_is_in_the_operations() -> None:
     text = prose("docs/operations.md")
-    limits = _model(GatewaySpec.model_fields["limits"].annotation)
-    own = {"keepalive"}  # ends an unused connection; nobody gets an answer
-    assert [key for key in limits.model_fields if f"`limits.{key}`" not in text and key not in own] == []
+    silent = {"limits.keepalive", "transactions.tombstone", "transactions.loop_window", "guessing.window"}  # answer nobody by themselves
+    bounds = {
+        f"{section}.{key}"
+        for section in ("limits", "transactions", "guessing")
+        for key in _model(GatewaySpec.model_fields[section].annotation).model_fields
+    }
+    assert silent < bounds
+    assert [bound for bound in sorted(bounds - silent) if f"`{bound}`" not in text] == []

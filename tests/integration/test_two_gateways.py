@@ -96,8 +96,7 @@ async def test_a_transfer_moves_between_gateways_at_every_step_and_goes_through_
     assert ready.location.startswith("/continue?")
     ticket = (await one.get(ready.location)).location
     sent = await asyncio.gather(other.get(ticket), one.get(ticket), other.get(ticket), one.get(ticket))
-    assert sorted(reply.status for reply in sent)[0] == 302
-    assert {reply.status for reply in sent[:]} <= {302, 409, 410}
+    assert {reply.status for reply in sent} <= {302, 409, 410}
     assert [reply.status for reply in sent].count(302) == 1
     assert await pair.first.ledger(one, "Wanderer-Unique") == 1
     assert await pair.first.ledger(other, "Wanderer-Unique") == 1

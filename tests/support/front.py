@@ -48,7 +48,7 @@ class Front:
     def head(self, line: str | bytes, fields: bytes = b"", *, host: bytes | None = None) -> bytes:
         """A request head: `GET /x`, our Host, and further lines of fields, each with its CRLF."""
         start = line.encode("latin-1") if isinstance(line, str) else line
-        return b"%b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (start, host or self.host, fields)
+        return b"%b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (start, self.host if host is None else host, fields)
 
     async def ask(self, line: str | bytes, fields: bytes = b"", body: bytes | None = None, *, host: bytes | None = None) -> RawMessage:
         """One request on a connection of its own; a body goes with its length."""
@@ -92,7 +92,7 @@ def cookies(answer: RawMessage) -> list[bytes]:
 
 
 def cookie_line(pairs: Sequence[bytes]) -> bytes:
-    return b"Cookie: " + b"; ".join(pairs) + b"\r\n"
+    return b"Cookie: " + b"; ".join(pairs) + b"\r\n" if pairs else b""
 
 
 def settings(urls: Mapping[str, Any], *, port: int, **config: Any) -> dict[str, Any]:

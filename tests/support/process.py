@@ -15,6 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from email.message import EmailMessage
 from pathlib import Path
 from typing import Any, cast
 
@@ -53,7 +54,9 @@ class GatewayProcess:
     async def start(self, probe: str = "/health/ready") -> None:
         """Start it, and return when the probe says yes. Raises AssertionError with its output when it ends instead."""
         with self.output.open("ab") as output:
-            self._process = subprocess.Popen(self._command, cwd=self.config.parent, stdout=output, stderr=output)
+            self._process = subprocess.Popen(  # noqa: ASYNC220 - so that it can be killed without the loop
+                self._command, cwd=self.config.parent, stdout=output, stderr=output
+            )
         async with aiohttp.ClientSession() as session:
             await eventually(lambda: self._says(session, probe))
 
@@ -119,8 +122,8 @@ class Inbox:
     async def handle_DATA(self, _server: Any, _session: Any, envelope: Envelope) -> str:  # noqa: N802 - aiosmtpd's name
         assert isinstance(envelope.content, bytes)
         message = email.message_from_bytes(envelope.content, policy=email.policy.default)
-        text = message.get_body().get_content()  # type: ignore[attr-defined]  # what the policy makes of it
-        self.mails.insert(0, {"to": envelope.rcpt_tos[0], "subject": str(message["subject"]), "text": text})
+        assert isinstance(message, EmailMessage)
+        self.mails.insert(0, {"to": envelope.rcpt_tos[0], "subject": str(message["subject"]), "text": message.get_content()})
         return "250 OK"
 
 
@@ -148,9 +151,7 @@ async def outside(folder: Path, *, start: bool = True, **changes: Any) -> AsyncI
     path = demo_config(folder, app_port=app_port, port=port, admin_port=admin_port, **changes)
     base, admin = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin_port}"
     process = GatewayProcess(path, admin)
-    found = Outside(
-        cast("GatewayApp", None), base, admin, f"http://127.0.0.1:{app_port}", path, None, process=process, inbox=inbox
-    )
+    found = Outside(cast("GatewayApp", None), base, admin, f"http://127.0.0.1:{app_port}", path, None, process=process, inbox=inbox)
     try:
         if start:
             await process.start()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.wire.cookies import (
     OWN_COOKIES,
+    arrival_cookie,
     browser_cookie,
     format_set_cookie,
     one,
@@ -100,7 +101,8 @@ def test_hostile_cookies_are_read_in_linear_time(hostile: bytes) -> None:
 def test_names_by_scheme() -> None:
     assert (pass_cookie(True), pass_cookie(False)) == ("__Host-stepup", "stepup")
     assert (browser_cookie(True), browser_cookie(False)) == ("__Host-stepup-browser", "stepup-browser")
-    assert {"__Host-stepup", "stepup", "__Host-stepup-browser", "stepup-browser"} == OWN_COOKIES
+    assert (arrival_cookie(True), arrival_cookie(False)) == ("__Host-stepup-arrival", "stepup-arrival")
+    assert {name(secure) for name in (pass_cookie, browser_cookie, arrival_cookie) for secure in (True, False)} == OWN_COOKIES
 
 
 def test_set_cookie_is_read_as_a_browser_does() -> None:
