@@ -17,7 +17,7 @@ from gateway.flow import codec
 from gateway.flow.codec import StoredRequest
 from gateway.flow.guessing import counted_as
 from gateway.flow.ports import Entropy, StateStore, Vault
-from gateway.flow.transaction import Transaction, settled
+from gateway.flow.transaction import Status, Transaction, settled
 from gateway.spec.sections import TransactionsSpec
 
 STATE_PREFIX: Final = "su_"
@@ -103,7 +103,7 @@ class Transactions:
     async def save(self, transaction: Transaction, version: int, now: float) -> int:
         """Write the transaction if nobody else has since `version`. A transaction that has ended frees its place and its request."""
         written = await self._write(transaction, version=version, now=now)
-        if not transaction.open:
+        if not transaction.open and transaction.status is not Status.SENDING:  # its end is written too, and nothing delays its first byte
             await self._release(transaction)
         return written
 
@@ -176,8 +176,7 @@ class Transactions:
     async def _release(self, transaction: Transaction) -> None:
         """Best effort: what is not released here ends by its expiry."""
         try:
-            if transaction.status.value != "sending":
-                await self._state.delete(_REQUEST, transaction.id)
+            await self._state.delete(_REQUEST, transaction.id)
             for group in ("b:" + transaction.binding, "a:" + counted_as(transaction.address), "all"):
                 await self._state.leave(_OPEN, group, transaction.id)
         except StoreUnavailable:

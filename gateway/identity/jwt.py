@@ -83,10 +83,10 @@ class JwtSource:
             )  # fmt: skip
         except (jwt.PyJWTError, ValueError, TypeError):
             return None
-        times = [claims.get("exp"), claims.get("nbf", 0)]
-        if not all(isinstance(t, int | float) and not isinstance(t, bool) for t in times):
+        expires, begins = _moment(claims["exp"]), _moment(claims.get("nbf", 0))
+        if expires is None or begins is None:
             return None
-        return claims if float(claims["exp"]) + _LEEWAY > now >= float(claims.get("nbf", 0)) - _LEEWAY else None
+        return claims if expires > now - _LEEWAY and begins <= now + _LEEWAY else None
 
     async def _key(self, kid: str, now: float) -> jwt.PyJWK | None:
         """The key of that name; an unknown name fetches the set again, at most every 10 s."""
@@ -122,13 +122,18 @@ def _usable(entry: dict[str, Any]) -> jwt.PyJWK | None:
     if entry.get("kty") == "EC" and "alg" not in entry:
         algorithm = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}.get(str(entry.get("crv")))
     operations = entry.get("key_ops", ["verify"])
-    named = isinstance(entry.get("kid"), str)
-    if not named or algorithm not in allowed or entry.get("use", "sig") != "sig" or "verify" not in operations or "d" in entry:
+    verifies = isinstance(operations, list) and "verify" in operations and entry.get("use", "sig") == "sig"
+    if not isinstance(entry.get("kid"), str) or algorithm not in allowed or not verifies or "d" in entry:
         return None
     try:
         return jwt.PyJWK(entry, algorithm=algorithm)
     except (jwt.PyJWTError, ValueError, TypeError):
         return None
+
+
+def _moment(value: object) -> int | float | None:
+    """Not made a float: an integer of any size is a time that can be compared."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _scalar(value: object) -> Scalar:

@@ -23,7 +23,7 @@ _HEAD = re.compile(
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 
 
-class BadAnswer(Exception):  # noqa: N818 -- says what came
+class BadAnswer(Exception): 
     """What the upstream sent is no answer, or ended too soon. The text is for the log."""
 
 

@@ -12,7 +12,8 @@ from gateway.wire.head import Headers, header_keys, lowered
 
 _CONTROL = bytes([*range(0x09), *range(0x0A, 0x20), 0x7F])
 _DIGITS = re.compile(rb"[0-9]{1,18}")
-_FRAMING = frozenset({b"transfer-encoding", b"content-length", b"host"})
+# What frames a message, and what says how a rule reads its body.
+_ONE_SPELLING = frozenset({b"transfer-encoding", b"content-length", b"host", b"content-type", b"content-encoding"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,8 @@ def judge(method: str, target: bytes, version: tuple[int, int], headers: Headers
         return Refused(400, "control character in a header")
     names = lowered(headers)
     keys = header_keys(names)
-    if keys != names and any(key in _FRAMING and key != name for key, name in zip(keys, names, strict=True)):
-        return Refused(400, "ambiguous spelling of a framing header")  # Content_Length: some servers read `_` as `-`
+    if keys != names and any(key in _ONE_SPELLING and key != name for key, name in zip(keys, names, strict=True)):
+        return Refused(400, "ambiguous spelling of a header")  # Content_Length: some servers read `_` as `-`
     hosts = keys.count(b"host")
     if hosts > 1 or (not hosts and version == (1, 1)):
         return Refused(400, "not exactly one Host header")

@@ -40,7 +40,7 @@ class RuleSpec(Spec):
     """One rule: `match` + `when` select requests; exactly one of `require`, `deny`, `allow` says what follows."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$", description="Unique; appears in logs, explain and the audit trail.")
-    match: MatchSpec = Field(default_factory=MatchSpec, description="Which requests; all keys must hold.")  # type: ignore[arg-type]
+    match: MatchSpec = Field(default_factory=MatchSpec, description="Which requests; all keys must hold.")
     except_: MatchSpec | None = Field(None, alias="except", description="Which of them are excused; any key excuses.")
     who: Literal["authenticated", "anonymous", "any"] = Field(
         "any", description="Only requests with, or without, a subject. A rule that protects something leaves it at `any`."
@@ -59,8 +59,8 @@ class RuleSpec(Spec):
     enabled: Bool = Field(True, description="`false` switches the rule off; it is still checked.")
     on_error: Literal["deny", "require", "skip", "allow"] = Field(
         "deny",
-        description="What an error in `when` means: refuse (default), count as met (`require`), as not met (`skip`), or let the request past "
-        "this rule (`allow`), also when a store is away.",
+        description="What an error in `when` means: refuse (default), count as met (`require`), as not met (`skip`), or let the request "
+        "past this rule (`allow`), also when a store is away.",
     )
 
     @field_validator("max_age", mode="before")

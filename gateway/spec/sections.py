@@ -59,7 +59,7 @@ class UpstreamSpec(Spec):
         "so they must be named.",
     )
     tls: UpstreamTlsSpec | None = Field(None, description="For https URLs.")
-    health: HealthSpec = Field(default_factory=HealthSpec, description="Health checks.")  # type: ignore[arg-type]
+    health: HealthSpec = Field(default_factory=HealthSpec, description="Health checks.")
     connect_timeout: Duration = Field(5.0, description="Bound on making a connection.")
     first_byte_timeout: Duration = Field(60.0, description="Bound on waiting for the head of the answer.")
     idle_timeout: Duration = Field(300.0, description="Bound on silence within an answer.")
@@ -198,10 +198,10 @@ class GatewaySpec(Spec):
         min_length=1,
         description="Exact origins that clients use; the only source of absolute URLs; another Host gets 421.",
     )
-    admin: AdminSpec = Field(default_factory=AdminSpec, description="The admin listener.")  # type: ignore[arg-type]
+    admin: AdminSpec = Field(default_factory=AdminSpec, description="The admin listener.")
     trusted_proxies: tuple[Network, ...] = Field((), description="Who may set forwarding and identity headers; nobody by default.")
-    stores: StoresSpec = Field(default_factory=StoresSpec, description="State store and records.")  # type: ignore[arg-type]
-    secrets: SecretsSpec = Field(default_factory=SecretsSpec, description="Keys.")  # type: ignore[arg-type]
+    stores: StoresSpec = Field(default_factory=StoresSpec, description="State store and records.")
+    secrets: SecretsSpec = Field(default_factory=SecretsSpec, description="Keys.")
     prefix: PlainPath = Field("/.stepup", description="The gateway's own paths start here.")
     continue_path: PlainPath = Field("/continue", description="Where transactions are resumed.")
     upstreams: dict[str, UpstreamSpec] = Field(min_length=1, description="The applications behind the gateway, by name.")
@@ -210,13 +210,13 @@ class GatewaySpec(Spec):
     )
     identity: tuple[dict[str, Any], ...] = Field((), description="Where subjects come from; the first source that answers wins.")
     mail: MailSpec | None = Field(None, description="How mail leaves; needed by steps that send mail.")
-    theme: ThemeSpec = Field(default_factory=ThemeSpec, description="Looks of the pages.")  # type: ignore[arg-type]
-    transactions: TransactionsSpec = Field(default_factory=TransactionsSpec, description="Suspended requests.")  # type: ignore[arg-type]
-    passes: PassSpec = Field(default_factory=PassSpec, description="Passes.")  # type: ignore[arg-type]
-    guessing: GuessingSpec = Field(default_factory=GuessingSpec, description="Bounds on guessing.")  # type: ignore[arg-type]
-    tokens: TokensSpec = Field(default_factory=TokensSpec, description="Signed tokens.")  # type: ignore[arg-type]
-    limits: LimitsSpec = Field(default_factory=LimitsSpec, description="Bounds on clients.")  # type: ignore[arg-type]
-    log: LogSpec = Field(default_factory=LogSpec, description="Logging.")  # type: ignore[arg-type]
+    theme: ThemeSpec = Field(default_factory=ThemeSpec, description="Looks of the pages.")
+    transactions: TransactionsSpec = Field(default_factory=TransactionsSpec, description="Suspended requests.")
+    passes: PassSpec = Field(default_factory=PassSpec, description="Passes.")
+    guessing: GuessingSpec = Field(default_factory=GuessingSpec, description="Bounds on guessing.")
+    tokens: TokensSpec = Field(default_factory=TokensSpec, description="Signed tokens.")
+    limits: LimitsSpec = Field(default_factory=LimitsSpec, description="Bounds on clients.")
+    log: LogSpec = Field(default_factory=LogSpec, description="Logging.")
     steps: Annotated[dict[str, dict[str, Any]], BeforeValidator(_string_keys)] = Field(
         default_factory=dict, description="Step name to settings; `kind` names the plugin."
     )

@@ -7,6 +7,7 @@ others find it done.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +20,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.errors import Conflict, StoreTooNew
+from gateway.errors import Conflict, StoreTooNew, StoreUnavailable
 from gateway.flow.ports import AuditEvent, Entry
 from gateway.stores.sql_edge import Edge, sqlite_engine
 from gateway.stores.urls import check_records_url, sqlite_path
@@ -48,11 +49,17 @@ _audit = sa.Table(
 )
 
 
+_Line = tuple[dict[str, Any], asyncio.Future[None]]
+"""Values of an audit line, and who waits for it to be on disk."""
+
+
 class SqlRecords:
     """flow.ports.Records in a database that `open_records` has brought up to date. You must await `close()` after use."""
 
     def __init__(self, edge: Edge) -> None:
         self._edge = edge
+        self._lines: list[_Line] = []
+        self._writer: asyncio.Task[None] | None = None
 
     async def get(self, kind: str, owner: str, name: str) -> Entry | None:
         """The document, or None."""
@@ -85,7 +92,7 @@ class SqlRecords:
         await self._run(sa.delete(_documents).where(_place(kind, owner, name)))
 
     async def audit(self, event: AuditEvent) -> None:
-        """Append a line to the audit trail; on disk when this returns."""
+        """Append a line to the audit trail; on disk when this returns. Lines that come while others are written go together."""
         line = {
             "at": event.at,
             "event": event.event,
@@ -101,7 +108,15 @@ class SqlRecords:
         clean = {
             name: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value for name, value in line.items()
         }
-        await self._run(sa.insert(_audit).values(clean))
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lines.append((clean, written))
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write_lines())
+        try:
+            async with asyncio.timeout(self._edge.deadline):
+                await written
+        except TimeoutError as error:
+            raise StoreUnavailable(f"audit: no answer within {self._edge.deadline:g} s") from error
 
     async def ping(self) -> None:
         """Raises StoreUnavailable when the database cannot be read, or its lock for writing cannot be had."""
@@ -113,7 +128,31 @@ class SqlRecords:
 
     async def close(self) -> None:
         """Close every connection."""
+        if self._writer is not None:
+            await self._writer
         await self._edge.close()
+
+    async def _write_lines(self) -> None:
+        """One transaction for all lines that wait, until none does. A line whose caller has given up is not written."""
+        while self._lines:
+            lines, self._lines = [line for line in self._lines if not line[1].done()], []
+
+            async def insert(connection: AsyncConnection, lines: list[_Line] = lines) -> None:
+                await connection.execute(sa.insert(_audit), [values for values, _ in lines])
+
+            fault: Exception | None = None
+            try:
+                if lines:
+                    await self._edge.run(insert, write=True)
+            except Exception as error:  # noqa: BLE001 - the callers raise it; the lines behind must go on
+                fault = error
+            for _, written in lines:
+                if written.done():
+                    continue
+                if fault is None:
+                    written.set_result(None)
+                else:
+                    written.set_exception(fault)
 
     async def _run(self, statement: sa.Executable) -> sa.CursorResult[Any]:
         async def execute(connection: AsyncConnection) -> sa.CursorResult[Any]:

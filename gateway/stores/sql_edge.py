@@ -22,7 +22,7 @@ from gateway.stores.files import prepare
 
 T = TypeVar("T")
 
-_WRITE, _DUE = "gateway_write", "gateway_due"
+_WRITE, _DUE, _PATIENCE = "gateway_write", "gateway_due", "gateway_patience"
 
 
 class Edge:
@@ -79,10 +79,16 @@ def sqlite_engine(path: Path) -> AsyncEngine:
     @sa.event.listens_for(engine.sync_engine, "begin")
     def begin(connection: sa.Connection) -> None:
         options = connection.get_execution_options()
-        # SQLite gives up on a lock a little before the caller does, so that the connection stays usable.
+        # SQLite gives up on a lock a little before the caller does, so that the connection stays usable. In steps, so that most
+        # transactions find it set already.
         patience = max(0, int((options[_DUE] - time.monotonic()) * 900))
-        connection.exec_driver_sql(f"PRAGMA busy_timeout = {patience}")
+        patience -= patience % 200 if patience > 400 else 0
+        # Straight to the driver: each of its calls is a way to the thread and back, and SQLAlchemy makes three or four of a statement.
+        driver: Any = connection.connection.dbapi_connection
+        if connection.info.get(_PATIENCE) != patience:
+            driver.run_async(lambda raw: raw.execute(f"PRAGMA busy_timeout = {patience}"))
+            connection.info[_PATIENCE] = patience
         # A transaction that reads first and writes later would fail where another process wrote in between: take the lock at once.
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if options[_WRITE] else "BEGIN")
+        driver.run_async(lambda raw: raw.execute("BEGIN IMMEDIATE" if options[_WRITE] else "BEGIN"))
 
     return engine

@@ -11,6 +11,9 @@ from gateway.errors import GatewayError
 from gateway.web.answers import response
 from gateway.web.pages import Letter, Pages, Shown
 from gateway.web.problem import json_page
+from gateway.wire.head import RequestHead
+from gateway.wire.media import prefers_json
+from gateway.wire.target import parse_target
 
 Check = Callable[[], Awaitable[None]]
 """Raises GatewayError when what it checks does not work."""
@@ -46,11 +49,19 @@ class Admin:
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         if name not in self._hosts:
             return response(json_page(421, {"error": "wrong_host", "detail": "add this host to admin.hosts, or use 127.0.0.1"}))
-        probe = request.path.startswith("/health/")
-        given = request.headers.get("Authorization", "").encode()
-        if self._token is not None and not probe and not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
+        if not request.path.startswith("/health/") and not self._known(request.headers.get("Authorization", "")):
             return response(json_page(401, {"error": "token_required"}, headers=(("WWW-Authenticate", "Bearer"),)))
-        return await handler(request)
+        try:
+            return await handler(request)
+        except web.HTTPException as error:  # no such page, or not by this method
+            return response(json_page(error.status, {"error": error.reason.lower().replace(" ", "_")}))
+
+    def _known(self, authorization: str) -> bool:
+        if self._token is None:
+            return True
+        scheme, _, given = authorization.partition(" ")
+        right = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), self._token.encode())
+        return scheme.lower() == "bearer" and right
 
     async def _live(self, _request: web.Request) -> web.StreamResponse:
         return response(json_page(200, {"status": "alive"}))
@@ -73,7 +84,8 @@ class Admin:
 
     async def _show_mailbox(self, request: web.Request) -> web.StreamResponse:
         messages = list(self._mailbox() if self._mailbox else ())
-        if "text/html" not in request.headers.get("Accept", ""):
+        head = RequestHead("GET", parse_target(b"/dev/mailbox"), tuple(request.raw_headers), request.scheme, "", "", "", "")
+        if "text/html" not in request.headers.get("Accept", "") or prefers_json(head):
             return response(json_page(200, messages))
         letters = [Letter(m["to"], m["subject"], m["text"]) for m in messages]
         return response(self._pages().mailbox(self._shown(), letters))

@@ -176,9 +176,11 @@ class Pages:
         body: bytes,
         foreign: bool,
         came_from: str | None = None,
+        index: int = 1,
+        total: int = 1,
         next_origins: Iterable[str] = (),
     ) -> Page:
-        """What will be sent, before it is. `action` gets `action=send` or `action=cancel`.
+        """What will be sent, before it is. `action` gets `action=send` or `action=cancel`. index, total: as for `step`.
 
         foreign: the request did not come from the application's own pages. came_from: the origin that it came from, where known.
         """
@@ -192,6 +194,8 @@ class Pages:
             preview=preview(content_type, body),
             foreign=foreign,
             came_from=came_from,
+            index=index,
+            total=total,
         )
 
     def message(

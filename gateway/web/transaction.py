@@ -159,7 +159,10 @@ class TransactionPages:
 
     async def _page(self, asked: Asked, state: str, shown: Showing, status: int) -> Page:
         transaction, task, error = shown.transaction, shown.task, shown.error
+        names = [t.step for t in transaction.tasks]
         common: dict[str, Any] = {
+            "index": names.index(task.step) + 1,
+            "total": len(names),
             "action": state,
             "token": self._transactions.form_token(transaction.id, transaction.binding),
             "suspended": suspended(transaction),
@@ -175,10 +178,9 @@ class TransactionPages:
                 came_from=headers.get(b"origin") if foreign else None, **common,
             )  # fmt: skip
             return replace(page, status=status)
-        names = [t.step for t in transaction.tasks]
         trouble = Trouble(error.code, error.message, error.field, error.retry_after, error.action) if error else None
         return pages.step(
-            who, kind=self._progress.kind(task.step), view=shown.view, index=names.index(task.step) + 1, total=len(names),
+            who, kind=self._progress.kind(task.step), view=shown.view,
             expires_in=max(0, ceil(transaction.expires - asked.now)), trouble=trouble, status=status, **common,
         )  # fmt: skip
 

@@ -202,6 +202,7 @@ async def measure(bench: Bench, parts: set[str]) -> None:
     if parts & {"pass", "bulk"}:
         for name, child in (
             ("aiohttp proxy", targets.peer(bench.folder, upstream=bench.upstream.port)),
+            ("aiohttp proxy, bare", targets.peer(bench.folder, upstream=bench.upstream.port, bare=True)),
             ("nginx", targets.nginx(bench.folder, upstream=bench.upstream.port)),
         ):
             if (started := bench.start(child)) is not None:

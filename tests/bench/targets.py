@@ -42,8 +42,8 @@ def config(folder: Path, name: str, *, port: int, upstream: int, rules: list[dic
             "listen": f"127.0.0.1:{port}",
             "public_url": f"http://127.0.0.1:{port}",
             "admin": {"listen": f"127.0.0.1:{free_port()}"},
-            "stores": {"state": state or "sqlite:///state.db", "records": "sqlite:///records.db"},
-            "secrets": {"key_file": "secret.key"},
+            "stores": {"state": state or "sqlite:///var/state.db", "records": "sqlite:///var/records.db"},
+            "secrets": {"key_file": "var/secret.key"},
             "upstreams": {"app": {"url": f"http://127.0.0.1:{upstream}"}},
             "identity": [
                 {"from": "login_form", "upstream": "app", "path": "/login", "username": "username", "cookie": "JSESSIONID",
@@ -65,9 +65,11 @@ def gateway(folder: Path, name: str, *, upstream: int, rules: list[dict[str, Any
     return python(name, "gateway", "run", "-c", str(path), core=PROXY_CORE, folder=folder, port=port)
 
 
-def peer(folder: Path, *, upstream: int) -> Child:
-    port = free_port()
-    return python("peer", "tests.bench.peer", str(port), f"http://127.0.0.1:{upstream}", core=PROXY_CORE, folder=folder, port=port)
+def peer(folder: Path, *, upstream: int, bare: bool = False) -> Child:
+    """The aiohttp proxy."""
+    name, port = "peer-bare" if bare else "peer", free_port()
+    options = ["--bare"] if bare else []
+    return python(name, "tests.bench.peer", str(port), f"http://127.0.0.1:{upstream}", *options, core=PROXY_CORE, folder=folder, port=port)
 
 
 def application(folder: Path) -> Child:

@@ -47,7 +47,7 @@ def forged(base: str, csrf: str) -> str:
     return f'<form method="post" action="{base}/transfer">{inputs}{button}</form><script>document.forms[0].submit()</script>'
 
 
-async def lured(visitor: Visitor) -> Page:
+async def lured(visitor: Visitor, *, script: bool = True) -> Page:
     """Logged in, and then on the attacker's page, which sends its form. Ends at the step that this brings up."""
     page = await visitor.tab()
     await visitor.log_in_quickly()
@@ -56,7 +56,7 @@ async def lured(visitor: Visitor) -> Page:
     async with attacker(forged(visitor.base, csrf)) as origin:
         visitor.friends.add(urlsplit(origin).netloc)
         await page.goto(origin)
-        if await page.get_by_role("button").count():  # without scripts the victim must be talked into it
+        if not script:  # then the victim must be talked into it
             await page.get_by_role("button", name="Claim your prize").click()
         await at_step(page)
     return page
@@ -64,8 +64,10 @@ async def lured(visitor: Visitor) -> Page:
 
 async def test_a_forged_form_is_shown_before_it_is_sent(visitor: Visitor) -> None:
     page = await lured(visitor)
+    await expect(page.get_by_role("progressbar", name="Step 1 of 2")).to_be_visible()
     await visitor.enter_code(page)
     await says(page, "Check before it is sent")
+    await expect(page.get_by_role("progressbar", name="Step 2 of 2")).to_be_visible()
     await expect(page.get_by_text("This request did not start on")).to_contain_text("attacker.test")
     for name, value in (("to", "Mallory <b>"), ("amount", "900")):
         row = page.locator("dl div").filter(has=page.locator("dt", has_text=re.compile(f"^{name}$")))
@@ -90,7 +92,7 @@ async def test_whoever_did_not_mean_it_cancels(chromium: Browser, demo: Running,
     """Also where the browser sends no Sec-Fetch headers (plain http), and where it runs no script of ours."""
     base = f"http://{name}:{urlsplit(demo.base).port}"
     async with Visitor.entering(chromium, demo, base, java_script_enabled=script) as visitor:
-        page = await lured(visitor)
+        page = await lured(visitor, script=script)
         await visitor.enter_code(page)
         await says(page, "Check before it is sent")
         await page.get_by_role("button", name="Cancel, send nothing").click()

@@ -106,6 +106,7 @@ async def test_a_question_can_be_answered_instead_while_the_check_runs(visitor: 
     await visitor.type_login(page)
     await at_step(page, CHECK)
     await expect(page.get_by_role("textbox")).to_be_hidden()
+    await expect(page.get_by_role("button", name="Continue")).to_be_hidden()  # there is nothing to do yet
     await page.get_by_text("Answer a question instead").click()
     await visitor.demo.advance(4)
     await page.get_by_role("textbox").fill(reads(await asked(page)))

@@ -596,3 +596,14 @@ async def test_a_form_may_lead_to_where_the_application_redirects_to_and_nowhere
         confirm = await client.get(asked.location)
         for page in (step, confirm):
             assert "form-action 'self' https://sso.example;" in page.headers["Content-Security-Policy"]
+
+
+async def test_a_state_is_not_logged_even_where_it_stands_in_a_path_that_is_not_ours(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = "su_" + "S" * 43
+    for path in (f"/%2estepup/t/{state}", f"/.STEPUP/t/{state}", f"/.stepup/t/{state}", f"/continue?state={state}", f"/open?state={state}"):
+        await place.client().get(path)
+    logged = capsys.readouterr()
+    assert "/.STEPUP/t/" in logged.out + logged.err
+    assert state not in logged.out + logged.err

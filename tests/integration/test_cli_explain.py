@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner
@@ -142,7 +143,7 @@ async def decided(there: Running, browser: Any, method: str, target: str, header
     return _comparable(line["decision"], rules, asked, login=login)
 
 
-async def test_explain_agrees_with_the_proxy_request_by_request(tmp_path):
+async def test_explain_agrees_with_the_proxy_request_by_request(tmp_path: Path) -> None:
     clock = Clock(1_800_000_000.0)
     async with running(tmp_path, clock=clock, **SETTINGS) as there:
         browser = there.browser()

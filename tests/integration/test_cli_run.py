@@ -67,7 +67,7 @@ def accepts(url: str) -> bool:
 # -- signals -------------------------------------------------------------------------------------------------------------
 
 
-async def test_sigterm_lets_a_running_request_end_and_exits_with_0(tmp_path):
+async def test_sigterm_lets_a_running_request_end_and_exits_with_0(tmp_path: Path) -> None:
     async with slow_app() as (slow, url), outside(tmp_path, upstreams={"bank": {"url": url}}) as there:
         answer = asyncio.create_task(there.browser().get("/slow"))
         await slow.arrived.wait()
@@ -81,7 +81,7 @@ async def test_sigterm_lets_a_running_request_end_and_exits_with_0(tmp_path):
         assert "Traceback" not in there.process.text
 
 
-async def test_a_request_that_outlasts_limits_drain_is_cut_off(tmp_path):
+async def test_a_request_that_outlasts_limits_drain_is_cut_off(tmp_path: Path) -> None:
     async with slow_app() as (slow, url), outside(tmp_path, upstreams={"bank": {"url": url}}, limits={"drain": "100ms"}) as there:
         answer = asyncio.create_task(there.browser().get("/slow"))
         await slow.arrived.wait()
@@ -94,7 +94,7 @@ async def test_a_request_that_outlasts_limits_drain_is_cut_off(tmp_path):
 # -- reloads -------------------------------------------------------------------------------------------------------------
 
 
-async def test_sighup_reloads_and_sigint_ends_it_with_0(tmp_path):
+async def test_sighup_reloads_and_sigint_ends_it_with_0(tmp_path: Path) -> None:
     async with outside(tmp_path) as there:
         assert not there.process.logged("reloaded")
         there.process.signal(signal.SIGHUP)
@@ -105,7 +105,7 @@ async def test_sighup_reloads_and_sigint_ends_it_with_0(tmp_path):
         assert "Traceback" not in there.process.text
 
 
-async def test_a_changed_file_reloads_and_no_request_fails_meanwhile(tmp_path):
+async def test_a_changed_file_reloads_and_no_request_fails_meanwhile(tmp_path: Path) -> None:
     async with outside(tmp_path, rules=[]) as there:
         browser, statuses, over = there.browser(), set[int](), asyncio.Event()
 
@@ -123,7 +123,7 @@ async def test_a_changed_file_reloads_and_no_request_fails_meanwhile(tmp_path):
         assert statuses == {200, 403}
 
 
-async def test_a_mistake_keeps_the_running_configuration_and_the_log_says_why(tmp_path):
+async def test_a_mistake_keeps_the_running_configuration_and_the_log_says_why(tmp_path: Path) -> None:
     async with outside(tmp_path, rules=denying("/closed")) as there:
         browser = there.browser()
         change(there.config, rules=[{"name": "broken", "require": ["cod"]}])
@@ -143,7 +143,7 @@ async def test_a_mistake_keeps_the_running_configuration_and_the_log_says_why(tm
 # -- odds ----------------------------------------------------------------------------------------------------------------
 
 
-async def test_listen_on_the_command_line_goes_before_the_files(tmp_path):
+async def test_listen_on_the_command_line_goes_before_the_files(tmp_path: Path) -> None:
     listen, admin, port = free_port(), free_port(), free_port()
     config = demo_config(tmp_path, app_port=free_port(), port=listen, admin_port=admin, mail={"smtp": "smtp://127.0.0.1:25"})
     process = GatewayProcess(config, f"http://127.0.0.1:{admin}", "run", "--listen", f"127.0.0.1:{port}")
@@ -158,7 +158,7 @@ async def test_listen_on_the_command_line_goes_before_the_files(tmp_path):
         process.kill()
 
 
-async def test_ten_thousand_rules_are_run(tmp_path):
+async def test_ten_thousand_rules_are_run(tmp_path: Path) -> None:
     async with outside(tmp_path, start=False, rules=[]) as there:
         lines = (
             f'  - {{name: r{n}, match: {{path: /app{n}/**, method: POST}}, deny: {{message: "Number {n} is closed."}}}}\n'

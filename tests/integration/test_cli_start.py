@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import shutil
 import socket
 import sqlite3
 import ssl
@@ -63,6 +64,10 @@ def gateway(*arguments: str) -> Result:
     return result
 
 
+def content(path: str) -> str:
+    return Path(path).read_text()
+
+
 def free(address: str) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -84,7 +89,7 @@ def refused(config: Path, *arguments: str, command: str = "run") -> str:
 
 
 @pytest.mark.parametrize("key", ["listen", "admin.listen"])
-def test_a_port_in_use(config, key):
+def test_a_port_in_use(config: Path, key: str) -> None:
     raw = settings(config)
     address, other = raw["listen"], raw["admin"]["listen"]
     if key == "admin.listen":
@@ -94,13 +99,13 @@ def test_a_port_in_use(config, key):
     assert free(other)
 
 
-def test_an_address_that_is_not_of_this_host(config):
+def test_an_address_that_is_not_of_this_host(config: Path) -> None:
     line = refused(config, "--listen", "192.0.2.1:8080")
     assert line == "gateway: listen: cannot listen on 192.0.2.1:8080: Cannot assign requested address"
     assert free(settings(config)["admin"]["listen"])
 
 
-def test_mail_that_only_the_demo_has(config):
+def test_mail_that_only_the_demo_has(config: Path) -> None:
     change(config, mail={"demo": True})
     line = refused(config)
     assert "mail.demo works in `gateway demo` only" in line
@@ -109,14 +114,14 @@ def test_mail_that_only_the_demo_has(config):
 
 
 @pytest.mark.parametrize("where", ["listen", "admin"])
-def test_a_demo_beyond_loopback(config, where):
+def test_a_demo_beyond_loopback(config: Path, where: str) -> None:
     beyond: Any = "0.0.0.0:0" if where == "listen" else {"listen": "0.0.0.0:0", "token": "0123456789abcdef"}
     change(config, **{"mail": {"demo": True}, where: beyond})
     assert "demo mode listens on loopback only" in refused(config, command="demo")
     assert not (config.parent / "var").exists()
 
 
-def test_a_demo_whose_app_has_no_port(config):
+def test_a_demo_whose_app_has_no_port(config: Path) -> None:
     change(config, mail={"demo": True})
     address = settings(config)["upstreams"]["bank"]["url"].removeprefix("http://")
     with socket.create_server(("127.0.0.1", int(address.rpartition(":")[2]))):
@@ -124,7 +129,7 @@ def test_a_demo_whose_app_has_no_port(config):
     assert line == f"gateway: the legacy app cannot listen on {address}: Address already in use"
 
 
-def test_the_app_alone_without_a_port():
+def test_the_app_alone_without_a_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         result = gateway("demo", "--app-only", "--port", str(port))
@@ -132,14 +137,14 @@ def test_the_app_alone_without_a_port():
     assert result.stderr == f"gateway: the legacy app cannot listen on 127.0.0.1:{port}: Address already in use\n"
 
 
-def test_an_admin_listener_off_loopback_without_a_token_is_a_mistake(config):
+def test_an_admin_listener_off_loopback_without_a_token_is_a_mistake(config: Path) -> None:
     change(config, admin={"listen": "0.0.0.0:0"})
     result = gateway("run", "-c", str(config))
     assert result.exit_code == 2
     assert "admin.listen: off loopback the admin listener needs `token`" in result.stderr
 
 
-def test_a_key_file_that_others_can_read(config):
+def test_a_key_file_that_others_can_read(config: Path) -> None:
     key = config.parent / "var" / "secret.key"
     key.parent.mkdir()
     key.write_text("{}")
@@ -149,7 +154,7 @@ def test_a_key_file_that_others_can_read(config):
     assert f"chmod 600 {key}" in line
 
 
-def test_a_key_file_that_is_none(config):
+def test_a_key_file_that_is_none(config: Path) -> None:
     key = config.parent / "var" / "secret.key"
     key.parent.mkdir()
     key.write_text("not a key")
@@ -158,7 +163,7 @@ def test_a_key_file_that_is_none(config):
 
 
 @pytest.mark.parametrize("store", ["state", "records"])
-def test_a_store_that_cannot_be_made(config, store):
+def test_a_store_that_cannot_be_made(config: Path, store: str) -> None:
     """A folder stands in its place: that stops root as well."""
     (config.parent / "var" / f"{store}.db").mkdir(parents=True)
     line = refused(config)
@@ -166,7 +171,7 @@ def test_a_store_that_cannot_be_made(config, store):
     assert "unable to open database file" in line
 
 
-def test_a_store_of_a_newer_gateway(config):
+def test_a_store_of_a_newer_gateway(config: Path) -> None:
     (config.parent / "var").mkdir(mode=0o700)
     database = sqlite3.connect(config.parent / "var" / "state.db")
     database.execute("PRAGMA user_version = 99")
@@ -174,7 +179,7 @@ def test_a_store_of_a_newer_gateway(config):
     assert "newer" in refused(config)
 
 
-def test_a_store_that_belongs_to_another_key(config):
+def test_a_store_that_belongs_to_another_key(config: Path) -> None:
     async def once() -> None:
         app = await GatewayApp.start(read(config))
         await app.close()
@@ -184,14 +189,14 @@ def test_a_store_that_belongs_to_another_key(config):
     assert "the state store was last used with the key" in refused(config)
 
 
-def test_certificates_that_do_not_load(config):
+def test_certificates_that_do_not_load(config: Path) -> None:
     for name in ("cert.pem", "key.pem"):
         (config.parent / name).write_text("no certificate")
     change(config, tls={"cert_file": "cert.pem", "key_file": "key.pem"})
     assert refused(config).startswith(f"gateway: tls: {config.parent}/cert.pem and {config.parent}/key.pem cannot be used: ")
 
 
-def test_certificates_of_an_upstream_that_do_not_load(config):
+def test_certificates_of_an_upstream_that_do_not_load(config: Path) -> None:
     (config.parent / "ca.pem").write_text("no certificate")
     change(config, upstreams={"bank": {"url": "https://127.0.0.1:1", "tls": {"ca_file": "ca.pem"}}})
     assert refused(config).startswith("gateway: upstreams.bank.tls: the certificates cannot be used: ")
@@ -201,7 +206,7 @@ def test_certificates_of_an_upstream_that_do_not_load(config):
 
 
 @pytest.mark.parametrize("fails", ["admin", "public"])
-async def test_a_start_that_fails_halfway_leaves_no_listener_task_or_thread(config, fails):
+async def test_a_start_that_fails_halfway_leaves_no_listener_task_or_thread(config: Path, fails: str) -> None:
     raw = settings(config)
     taken, other = raw["admin"]["listen"], raw["listen"]
     if fails == "public":
@@ -216,10 +221,10 @@ async def test_a_start_that_fails_halfway_leaves_no_listener_task_or_thread(conf
     await app.close()
 
 
-async def test_a_start_that_is_cancelled_leaves_nothing(config):
+async def test_a_start_that_is_cancelled_leaves_nothing(config: Path) -> None:
     tasks = asyncio.all_tasks()
     start = asyncio.create_task(GatewayApp.start(read(config)))
-    await eventually(lambda: (config.parent / "var" / "records.db").exists())
+    await eventually((config.parent / "var" / "records.db").exists)
     start.cancel()
     with pytest.raises(asyncio.CancelledError):
         await start
@@ -231,7 +236,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing(config):
 # -- what a reload may do ------------------------------------------------------------------------------------------------
 
 
-async def test_a_reload_names_what_waits_for_the_next_start_as_often_as_it_is_asked(tmp_path):
+async def test_a_reload_names_what_waits_for_the_next_start_as_often_as_it_is_asked(tmp_path: Path) -> None:
     async with running(tmp_path) as there:
         assert await there.app.reload(read(there.config)) == []
         change(there.config, transactions={"ttl": "5m"}, limits={"drain": "1s"}, rules=[])
@@ -239,7 +244,7 @@ async def test_a_reload_names_what_waits_for_the_next_start_as_often_as_it_is_as
         assert await there.app.reload(read(there.config)) == ["transactions", "limits"]
 
 
-async def test_a_reload_that_cannot_be_put_to_use_changes_nothing(tmp_path):
+async def test_a_reload_that_cannot_be_put_to_use_changes_nothing(tmp_path: Path) -> None:
     async with running(tmp_path) as there:
         before = there.app.live
         (there.config.parent / "ca.pem").write_text("no certificate")
@@ -256,7 +261,7 @@ async def test_a_reload_that_cannot_be_put_to_use_changes_nothing(tmp_path):
         assert (await there.browser().get("/")).status == 200
 
 
-async def test_a_rotated_key_file_is_adopted(tmp_path):
+async def test_a_rotated_key_file_is_adopted(tmp_path: Path) -> None:
     async with running(tmp_path) as there:
         old = there.app.keyring
         result = gateway("keys", "rotate", "-c", str(there.config))
@@ -267,7 +272,7 @@ async def test_a_rotated_key_file_is_adopted(tmp_path):
         assert kids[0] in result.stdout
 
 
-async def test_a_renewed_certificate_is_taken_over_by_a_reload_and_one_that_does_not_fit_is_not(tmp_path):
+async def test_a_renewed_certificate_is_taken_over_by_a_reload_and_one_that_does_not_fit_is_not(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     first = authority.issue("127.0.0.1")
     async with running(tmp_path, tls={"cert_file": first.cert_file, "key_file": first.key_file}) as there:
@@ -278,14 +283,14 @@ async def test_a_renewed_certificate_is_taken_over_by_a_reload_and_one_that_does
         async def reload() -> None:
             await there.app.reload(read(there.config))
 
-        one = Path(first.cert_file).read_text()
+        one = content(first.cert_file)
         assert await shown() == one
         authority.issue("127.0.0.1")  # into the same files
-        two = Path(first.cert_file).read_text()
+        two = content(first.cert_file)
         assert await shown() == one != two
         await reload()
         assert await shown() == two
-        Path(first.key_file).write_text(Path(authority.issue("localhost").key_file).read_text())
+        shutil.copy(authority.issue("localhost").key_file, first.key_file)
         with pytest.raises(GatewayError, match="cannot be used"):
             await reload()
         assert await shown() == two

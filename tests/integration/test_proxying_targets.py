@@ -104,7 +104,8 @@ UNREADABLE = {
     "overlong dots": b"/x/%c0%ae%c0%ae/admin", "overlong a": b"/%c1%a1dmin", "long overlong slash": b"/x%e0%80%afadmin", "delete": b"/x%7f",
     "raw UTF-8": "/ädmin".encode(), "raw Latin-1": b"/\xe4dmin", "absolute-form": b"http://127.0.0.1/admin",
     "absolute-form without a path": b"http://127.0.0.1", "absolute-form of https": b"HTTPS://127.0.0.1/admin", "asterisk": b"*",
-    "relative": b"admin", "relative with a dot": b"./admin", "query only": b"?x=/admin", "authority": b"127.0.0.1:80", "fragment only": b"#/admin",
+    "relative": b"admin", "relative with a dot": b"./admin", "query only": b"?x=/admin", "authority": b"127.0.0.1:80",
+    "fragment only": b"#/admin",
     "scheme without an authority": b"http:/admin", "too many readings": b"/a;b%2f..%5c%252e%252e%255c;c//%2e%2f..;d\\%23e%3f/admin//;x",
 }  # fmt: skip
 
@@ -128,9 +129,12 @@ async def test_a_target_beyond_the_bound_is_a_414_and_one_below_it_passes(place:
 
 
 PLAIN = [
-    b"/", b"/public", b"/adminx", b"/xadmin", b"/public/admin", b"/a%2Fb", b"/a%2fb", b"/a//b", b"/a/./b", b"/a/../b", b"/a;p=1/b", b"/a%20b",
-    b"/%C3%A4", b"/%e4", b"/%61", b"/a?", b"/a??", b"/a?b?c", b"/a?x=../admin", b"/a?x=%2e%2e%2fadmin", b"/a?/admin", b"/a?x#/admin", b"/a#b",
-    b"/~x/_.-", b"/a\\b", b"/a|b", b'/a"<>^`{}', b"/%", b"/%zz", b"/%2", b"/a+b", b"/a%252Fb", b"/.well-known/x", b"/..", b"/../x", b"//x/y",
+    b"/", b"/public", b"/adminx", b"/xadmin", b"/public/admin", b"/a%2Fb", b"/a%2fb", b"/a//b", b"/a/./b", b"/a/../b", b"/a;p=1/b",
+    b"/a%20b",
+    b"/%C3%A4", b"/%e4", b"/%61", b"/a?", b"/a??", b"/a?b?c", b"/a?x=../admin", b"/a?x=%2e%2e%2fadmin", b"/a?/admin", b"/a?x#/admin",
+    b"/a#b",
+    b"/~x/_.-", b"/a\\b", b"/a|b", b'/a"<>^`{}', b"/%", b"/%zz", b"/%2", b"/a+b", b"/a%252Fb", b"/.well-known/x", b"/..", b"/../x",
+    b"//x/y",
     b"/:b@c!$&'()*,=", b"/a?x[]=1&x[]=%5B", b"/%252561dmin", b"/http://127.0.0.1/admin",
 ]  # fmt: skip
 
@@ -149,7 +153,8 @@ async def test_an_allow_holds_where_every_reading_is_in_it(place: Place, target:
 
 @pytest.mark.parametrize(
     "target",
-    ["/closed/garden/../house", "/closed/garden/%2e%2e/house", "/closed/garden/..;/house", "/closed/garden/..%5chouse", "/closed/garden%2f..%2fhouse",
+    ["/closed/garden/../house", "/closed/garden/%2e%2e/house", "/closed/garden/..;/house", "/closed/garden/..%5chouse",
+    "/closed/garden%2f..%2fhouse",
      "/closed/GARDEN", "/closed/%67arden/../x", "/closed/garden/%252e%252e/house"],
 )  # fmt: skip
 async def test_an_allow_does_not_hold_where_some_reading_is_elsewhere(place: Place, target: str) -> None:
@@ -162,7 +167,8 @@ async def test_an_allow_does_not_hold_where_some_reading_is_elsewhere(place: Pla
 @pytest.mark.parametrize("fields", [
     b"X-HTTP-Method-Override: DELETE\r\n", b"x-http-method-override: delete\r\n", b"X_HTTP_Method_Override: DELETE\r\n",
     b"X-HTTP-Method: DELETE\r\n", b"X-Method-Override: DELETE\r\n", b"X-HTTP-Method-Override: PATCH, DELETE\r\n",
-    b"X-HTTP-Method-Override: PATCH\r\nX-HTTP-Method-Override: DELETE\r\n", b"Connection: X-HTTP-Method-Override\r\nX-HTTP-Method-Override: DELETE\r\n",
+    b"X-HTTP-Method-Override: PATCH\r\nX-HTTP-Method-Override: DELETE\r\n",
+    b"Connection: X-HTTP-Method-Override\r\nX-HTTP-Method-Override: DELETE\r\n",
 ])  # fmt: skip
 async def test_an_override_header_counts_as_the_method(place: Place, fields: bytes) -> None:
     assert await _denied(place, "POST /things/1", fields, b"")
@@ -216,6 +222,7 @@ HIDING = {
     "two Content-Types, the first harmless": TEXT + FORM,
     "two Content-Types, the last harmless": FORM + TEXT,
     "no Content-Type": b"",
+    "Content-Type once more with an underscore": TEXT + b"Content_Type: application/x-www-form-urlencoded\r\n",
     "charset": b"Content-Type: application/x-www-form-urlencoded; charset=utf-7\r\n",
     "compressed": FORM + b"Content-Encoding: deflate\r\n",
 }
@@ -325,8 +332,10 @@ def leads_to(word: bytes, target: bytes) -> str | None:
     return None
 
 
-PIECES = [b"admin", b"Admin", b"%61dmin", b"%2561dmin", b"/", b"//", b"\\", b"%2f", b"%252F", b"%5c", b".", b"..", b"%2e", b"%252e", b";", b"%3b", b";x=1", b"#",
-          b"%23", b"?", b"%3f", b"%253f", b"x", b"%", b"%25", b"%zz", b"%00", b"%0a", b"%c0%af", b"%e4", b":", b"@", b"*", b"&", b"=", b" ", b"\t", b"\xff"]  # fmt: skip
+PIECES = [b"admin", b"Admin", b"%61dmin", b"%2561dmin", b"/", b"//", b"\\", b"%2f", b"%252F", b"%5c", b".", b"..", b"%2e", b"%252e", b";",
+    b"%3b", b";x=1", b"#",
+          b"%23", b"?", b"%3f", b"%253f", b"x", b"%", b"%25", b"%zz", b"%00", b"%0a", b"%c0%af", b"%e4", b":", b"@", b"*", b"&", b"=",
+          b" ", b"\t", b"\xff"]  # fmt: skip
 targets = st.lists(st.sampled_from(PIECES) | st.binary(min_size=1, max_size=3), min_size=1, max_size=14).map(
     lambda parts: b"/" + b"".join(parts)
 )
@@ -354,11 +363,17 @@ BASES = [
     b"POST /public HTTP/1.1\r\nHost: HOST\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(INNER), INNER),
     b"POST /public HTTP/1.1\r\nHost: HOST\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
     % (len(INNER), INNER),
-    b"POST /vault HTTP/1.1\r\nHost: HOST\r\nAccept: text/html\r\nContent-Length: 3\r\n\r\na=1GET /public HTTP/1.1\r\nHost: HOST\r\nConnection: close\r\n\r\n",
+    (
+        b"POST /vault HTTP/1.1\r\nHost: HOST\r\nAccept: text/html\r\nContent-Length: 3\r\n\r\na=1"
+        b"GET /public HTTP/1.1\r\nHost: HOST\r\nConnection: close\r\n\r\n"
+    ),
 ]
-NOISE = [b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b",", b";", b"0", b"1", b"9999", b"-", b"_", b"%", b"/../admin", b"Transfer-Encoding: chunked\r\n",
-         b"Content-Length: 0\r\n", b"Content-Length: 5\r\n", b"Host: evil\r\n", b"Expect: 100-continue\r\n", b"Connection: Host, Content-Length\r\n", b"\r\n\r\n",
-         b"Upgrade: websocket\r\n", b"X_Stepup_Token: forged\r\n", b"\xff", b"0\r\n\r\n", b"HTTP/1.0", b"HEAD ", b"_method=DELETE&", b"#", b"http://x/"]  # fmt: skip
+NOISE = [b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b",", b";", b"0", b"1", b"9999", b"-", b"_", b"%", b"/../admin",
+    b"Transfer-Encoding: chunked\r\n",
+         b"Content-Length: 0\r\n", b"Content-Length: 5\r\n", b"Host: evil\r\n", b"Expect: 100-continue\r\n",
+         b"Connection: Host, Content-Length\r\n", b"\r\n\r\n",
+         b"Upgrade: websocket\r\n", b"X_Stepup_Token: forged\r\n", b"\xff", b"0\r\n\r\n", b"HTTP/1.0", b"HEAD ", b"_method=DELETE&", b"#",
+         b"http://x/"]  # fmt: skip
 mutations = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 6), st.sampled_from(NOISE) | st.binary(max_size=4)), min_size=1, max_size=5)
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jwt
@@ -19,6 +20,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 
+from gateway.tokens.signer import TokenKind, sign
 from tests.support.front import CHROME, FETCH, Front, cookie_line, cookies, fronting
 from tests.support.gateway import DEMO, Clock, decoded, running
 from tests.support.raw import OK, RawMessage, RawUpstream, answering, raw_upstream
@@ -354,6 +356,12 @@ async def test_no_kind_of_token_is_taken_for_another(place: Place) -> None:
     assert upstream is not None
     place.upstream.requests.clear()
     await _refused(place, ready["state"], upstream, fields)
+    claims = decoded(ready["token"].split(".")[1])
+    for kind in (TokenKind.UPSTREAM, SimpleNamespace(value="JWT"), SimpleNamespace(value="")):
+        twin = sign(kind, claims, keyring=place.front.app.keyring, now=place.clock(), ttl=60)  # type: ignore[arg-type]
+        await _refused(place, ready["state"], twin, fields)  # nothing but its kind is wrong
+    twin = sign(TokenKind.CONTINUE, claims, keyring=place.front.app.keyring, now=place.clock(), ttl=60)
+    assert (await _continue(place, ready["state"], twin, fields)).status == 303
     # The other way round there is nothing to accept it: it neither opens a gate nor gets to an upstream as one of its own.
     for spoof in (b"X-Stepup-Token: %b\r\n", b"Authorization: Bearer %b\r\n", b"Cookie: stepup=%b\r\n"):
         assert (await place.front.ask("GET /gated", spoof % ready["token"].encode() + FETCH + ALICE)).status == 401

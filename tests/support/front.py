@@ -60,7 +60,7 @@ class Front:
             return await client.response(method=method.decode("latin-1"))
 
     async def solve(self, answer: RawMessage, fields: bytes = b"") -> tuple[Mapping[str, Any], bytes]:
-        """Pass the captcha that a 401 or a 303 led to, by JSON. The document of the READY transaction, and a `Cookie` line with all of ours.
+        """Pass the captcha that a 401 or a 303 led to, by JSON. The READY transaction's document, and a `Cookie` line with all of ours.
 
         fields: what the first request carried beside its cookies, where that tells who it is.
         """
@@ -107,6 +107,13 @@ def settings(urls: Mapping[str, Any], *, port: int, **config: Any) -> dict[str, 
     }
 
 
+def _written(folder: Path, document: Mapping[str, Any]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "gateway.yaml"
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    return path
+
+
 @asynccontextmanager
 async def fronting(
     folder: Path,
@@ -126,10 +133,7 @@ async def fronting(
     scheme = "https" if context else "http"
     origins = [f"{scheme}://{name}:{port}" for name in (("localhost",) if context else ("127.0.0.1",)) + tuple(hosts)]
     document = settings(named, port=port, **{"public_url": origins, **config})
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "gateway.yaml"
-    path.write_text(yaml.safe_dump(document, sort_keys=False))
-    app = await GatewayApp.start(read(path), clock=clock)
+    app = await GatewayApp.start(read(_written(folder, document)), clock=clock)
     try:
         yield Front(app, port, context)
     finally:

@@ -45,30 +45,30 @@ def mistakes(folder: Path, text: str) -> list[str]:
     return lines
 
 
-def test_the_demos_configuration_has_no_mistakes():
+def test_the_demos_configuration_has_no_mistakes() -> None:
     result = gateway("check", "-c", str(REPOSITORY / "gateway.yaml"))
     assert (result.exit_code, result.stderr) == (0, "")
     assert "no mistakes" in result.stdout
 
 
-def test_a_good_configuration_is_counted(tmp_path):
+def test_a_good_configuration_is_counted(tmp_path: Path) -> None:
     rules = "rules:\n  - {name: a, allow: true}\n"
     assert "no mistakes; 1 rule (0 in shadow mode, 0 off), 0 steps, 1 upstream" in checked(tmp_path, UPSTREAM + rules).stdout
 
 
-def test_check_makes_neither_key_file_nor_stores(tmp_path):
+def test_check_makes_neither_key_file_nor_stores(tmp_path: Path) -> None:
     assert checked(tmp_path, UPSTREAM).exit_code == 0
     assert [p.name for p in tmp_path.iterdir()] == ["gateway.yaml"]
 
 
-def test_a_misspelt_step_is_told_with_line_column_and_the_nearest_name(tmp_path):
+def test_a_misspelt_step_is_told_with_line_column_and_the_nearest_name(tmp_path: Path) -> None:
     rules = "rules:\n  - name: pay\n    match: {path: /pay}\n    require: [cod]\n"
     text = UPSTREAM + SOURCE + STEPS + rules
     line = text.splitlines().index("    require: [cod]") + 1
     assert mistakes(tmp_path, text) == [f'gateway.yaml:{line}:15: rules[0].require[0]: no step named "cod"; did you mean "code"?']
 
 
-def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(tmp_path):
+def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
     text = (
         UPSTREAM
         + SOURCE
@@ -100,7 +100,7 @@ rules:
     assert len(found) == 6
 
 
-def test_a_condition_is_told_with_the_place_of_the_mistake_in_it(tmp_path):
+def test_a_condition_is_told_with_the_place_of_the_mistake_in_it(tmp_path: Path) -> None:
     rules = "rules:\n  - name: pay\n    when: request.method == && true\n    deny: {}\n"
     text = UPSTREAM + rules
     line, source = next((n, s) for n, s in enumerate(text.splitlines(), 1) if "&&" in s)
@@ -110,24 +110,24 @@ def test_a_condition_is_told_with_the_place_of_the_mistake_in_it(tmp_path):
 
 @pytest.mark.parametrize("command", ["check", "run", "demo", "keys list", "keys rotate", "explain GET /"])
 class TestConfigurationsThatCannotBeRead:
-    def test_a_missing_file(self, tmp_path, command):
+    def test_a_missing_file(self, tmp_path: Path, command: str) -> None:
         result = gateway(*command.split(), "-c", str(tmp_path / "nope.yaml"))
         assert result.exit_code == 2
         assert "nope.yaml:1:1: cannot be read: No such file or directory" in result.stderr
 
-    def test_a_folder(self, tmp_path, command):
+    def test_a_folder(self, tmp_path: Path, command: str) -> None:
         result = gateway(*command.split(), "-c", str(tmp_path))
         assert result.exit_code == 2
         assert "is a directory" in result.stderr
 
-    def test_a_binary_file(self, tmp_path, command):
+    def test_a_binary_file(self, tmp_path: Path, command: str) -> None:
         path = tmp_path / "gateway.yaml"
         path.write_bytes(bytes(range(256)) * 20)
         result = gateway(*command.split(), "-c", str(path))
         assert result.exit_code == 2
         assert re.search(r"gateway\.yaml:\d+:\d+: .*(UTF-8|character)", result.stderr), result.stderr
 
-    def test_a_file_with_mistakes(self, tmp_path, command):
+    def test_a_file_with_mistakes(self, tmp_path: Path, command: str) -> None:
         path = tmp_path / "gateway.yaml"
         path.write_text("upstream: {}\n")
         result = gateway(*command.split(), "-c", str(path))
@@ -136,7 +136,7 @@ class TestConfigurationsThatCannotBeRead:
         assert [p.name for p in tmp_path.iterdir()] == ["gateway.yaml"]
 
 
-def test_a_file_without_permission_to_read_is_told(tmp_path):
+def test_a_file_without_permission_to_read_is_told(tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text(UPSTREAM)
     path.chmod(0)
@@ -160,7 +160,7 @@ def test_a_file_without_permission_to_read_is_told(tmp_path):
         (["keys", "forget"], "No such command"),
     ],
 )
-def test_mistakes_on_the_command_line_exit_with_2(arguments, words):
+def test_mistakes_on_the_command_line_exit_with_2(arguments: list[str], words: str) -> None:
     result = gateway(*arguments)
     assert result.exit_code == 2
     assert words in result.stderr
@@ -170,18 +170,18 @@ COMMANDS = ["check", "run", "demo", "explain", "keys list", "keys rotate", "sche
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS, "keys"])
-def test_help_tells_what_a_command_does_and_its_exit_codes(command):
+def test_help_tells_what_a_command_does_and_its_exit_codes(command: str) -> None:
     result = gateway(*command.split(), "--help")
     assert result.exit_code == 0
     assert "Exit code" in result.stdout
 
 
-def test_help_names_every_command():
+def test_help_names_every_command() -> None:
     listed = gateway("--help").stdout.partition("Commands:")[2]
     assert [line.split()[0] for line in listed.splitlines() if line.strip()] == sorted({c.split()[0] for c in COMMANDS})
 
 
-def test_schema_prints_a_json_schema_that_takes_editors_to_every_section():
+def test_schema_prints_a_json_schema_that_takes_editors_to_every_section() -> None:
     schema = json.loads(gateway("schema").stdout)
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert schema["required"] == ["upstreams"]
@@ -193,7 +193,7 @@ def test_schema_prints_a_json_schema_that_takes_editors_to_every_section():
     assert {reference.removeprefix("#/$defs/") for reference in references} <= known
 
 
-def test_the_settings_reference_in_the_docs_is_what_the_gateway_prints():
+def test_the_settings_reference_in_the_docs_is_what_the_gateway_prints() -> None:
     result = gateway("schema", "--reference")
     assert result.exit_code == 0
     wanted = (REPOSITORY / "docs" / "settings.md").read_text()

@@ -1,4 +1,4 @@
-"""`gateway explain`: every option, every mistake on its command line, and what it prints. That it agrees with the proxy is tested with one."""
+"""`gateway explain`: every option, every mistake on its command line, and what it prints. Elsewhere it is compared with a proxy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ steps:
   code: {kind: otp, methods: [totp]}
 rules:
   - {name: transfer, match: {path: /transfer, method: POST}, require: code, max_age: 5m}
-  - {name: large, match: {path: /pay, method: POST}, when: 'double(request.form.amount) > 100.0', require: code, max_age: once, replay: confirm}
+  - name: large
+    match: {path: /pay, method: POST}
+    when: double(request.form.amount) > 100.0
+    require: code
+    max_age: once
+    replay: confirm
   - {name: json, match: {path: /api, method: POST}, when: request.json.risky == true, deny: {status: 451, message: Too risky.}}
   - {name: expired, match: {path: /account}, when: subject.claims.expired == true, require: human}
   - {name: office, match: {path: /admin}, when: '!request.ip.in_network("10.0.0.0/8")', deny: {}}
@@ -105,11 +110,11 @@ def decided(config: Path, *arguments: str) -> str:
         (["--at", "2026-11-23T06:30:00+01:00", "GET", "/night"], "deny"),
     ],
 )
-def test_options_are_facts(config, arguments, decision):
+def test_options_are_facts(config: Path, arguments: list[str], decision: str) -> None:
     assert decided(config, *arguments) == decision
 
 
-def test_json_tells_every_rule_the_upstream_and_the_decision_with_all_its_parts(config):
+def test_json_tells_every_rule_the_upstream_and_the_decision_with_all_its_parts(config: Path) -> None:
     found = explained(config, "--user", "alice", "--data", "amount=500", "POST", "/pay")
     assert found["upstream"] == "bank"
     assert [rule["rule"] for rule in found["rules"]] == [
@@ -127,18 +132,18 @@ def test_json_tells_every_rule_the_upstream_and_the_decision_with_all_its_parts(
     }
 
 
-def test_json_of_a_need_says_what_is_needed(config):
+def test_json_of_a_need_says_what_is_needed(config: Path) -> None:
     found = explained(config, "POST", "/pay")
     assert found["decision"] == {"decision": "need", "body": True, "records": []}
     assert next(rule for rule in found["rules"] if rule["rule"] == "large")["verdict"] == "unknown"
 
 
-def test_a_rule_behind_the_end_of_the_run_is_not_reached(config):
+def test_a_rule_behind_the_end_of_the_run_is_not_reached(config: Path) -> None:
     found = explained(config, "--header", "X-Partner: acme", "GET", "/partner")
     assert {rule["rule"] for rule in found["rules"] if not rule["reached"]} == {"source", "young", "trial"}
 
 
-def test_the_table_shows_request_rules_and_decision(config):
+def test_the_table_shows_request_rules_and_decision(config: Path) -> None:
     result = run(config, "POST", "/transfer?x=%41")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
@@ -159,11 +164,11 @@ def test_the_table_shows_request_rules_and_decision(config):
         (["POST", "/pay"], "decision  unknown: the request's body decides; give it with --data"),
     ],
 )
-def test_the_tables_last_line_is_the_decision(config, arguments, last):
+def test_the_tables_last_line_is_the_decision(config: Path, arguments: list[str], last: str) -> None:
     assert run(config, *arguments).stdout.splitlines()[-1] == last
 
 
-def test_an_address_without_a_route_is_refused_by_the_gateway(tmp_path):
+def test_an_address_without_a_route_is_refused_by_the_gateway(tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text("upstreams: {bank: {url: http://127.0.0.1:8081}}\nroutes: [{path: /bank/**, upstream: bank}]\n")
     result = run(path, "GET", "/shop")
@@ -203,7 +208,7 @@ def test_an_address_without_a_route_is_refused_by_the_gateway(tmp_path):
         (["GET", "/.stepup/pass"], "one of the gateway's own paths"),
     ],
 )
-def test_mistakes_on_the_command_line_are_told_and_exit_with_2(config, arguments, words):
+def test_mistakes_on_the_command_line_are_told_and_exit_with_2(config: Path, arguments: list[str], words: str) -> None:
     result = run(config, *arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     assert words in result.stderr

@@ -19,6 +19,14 @@ function start() {
     question.open = answer.getAttribute("aria-invalid") === "true";
   }
 
+  // The check sends by itself. There is something to press only for who answers the question, or after an error.
+  const buttons = form.querySelector(".buttons");
+  const offer = () => {
+    buttons.hidden = root.dataset.paused === undefined && !question?.open;
+  };
+  question?.addEventListener("toggle", offer);
+  offer();
+
   const fail = (message) => {
     progress.parentElement.hidden = true;
     status.textContent = message;
@@ -51,7 +59,7 @@ function start() {
     status.textContent = "Done. One moment.";
     form.requestSubmit();
   });
-  status.textContent = "This takes a few seconds.";
+  status.textContent = "There is nothing for you to do.";
   worker.postMessage(challenge.parameters);
 }
 

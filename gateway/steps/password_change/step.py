@@ -55,11 +55,11 @@ class PasswordChange:
 
     async def begin(self, context: Context) -> View:
         rules = self._config.policy
-        after = "log in with it" if self._config.then == "authorize_again" else "go on to where you were going"
+        after = "log in with the new one" if self._config.then == "authorize_again" else "go on to where you were going"
         wanted = f"At least {rules.min_length} characters, hard to guess, and not holding your user name."
         return View(
             title="Please choose a new password",
-            lead=f"Type in your current password and a new one. Then you {after}.",
+            lead=f"Your password has to be changed before you can go on. After that you {after}.",
             fields=(
                 Field("current_password", "password", "Current password", autocomplete="current-password"),
                 Field("new_password", "password", "New password", autocomplete="new-password", help=wanted),
