@@ -198,6 +198,47 @@ class Duplex(asyncio.Protocol):
             self._writer.set_result(None)
 
 
+class Alarm:
+    """One timer for a row of deadlines that are hardly ever reached: setting and clearing one costs the event loop nothing."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+        self._ring: Callable[[], None] | None = None
+
+    def set(self, seconds: float, ring: Callable[[], None]) -> None:
+        """Call `ring` in so many seconds, in place of what was set before."""
+        self._due = self._loop.time() + seconds
+        self._ring = ring
+        if self._timer is not None and self._timer.when() > self._due:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._due, self._look)
+
+    def clear(self) -> None:
+        """Call nothing. The timer is left: most likely it will be set again before it fires."""
+        self._ring = None
+
+    def stop(self) -> None:
+        """Call nothing, and leave no timer."""
+        self._ring = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._ring is None:
+            return
+        if self._loop.time() < self._due:
+            self._timer = self._loop.call_at(self._due, self._look)
+            return
+        ring, self._ring = self._ring, None
+        ring()
+
+
 def _expire(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_exception(TimeoutError())

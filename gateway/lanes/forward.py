@@ -155,6 +155,7 @@ class _Attempt:
         finally:
             if self._client is not None:
                 self._client.on_lost = None
+            self._upstream.alarm.clear()
             for timer in self._timers:
                 timer.cancel()
             if self._upload is not None:
@@ -194,12 +195,12 @@ class _Attempt:
 
     def _await_first_byte(self) -> None:
         if not self._answered:
-            timeout = self._spec.first_byte_timeout
-            self._timers.append(asyncio.get_running_loop().call_later(timeout, self._expire_first_byte, timeout))
+            self._upstream.alarm.set(self._spec.first_byte_timeout, self._expire_first_byte)
 
-    def _expire_first_byte(self, timeout: float) -> None:
+    def _expire_first_byte(self) -> None:
         if not self._answered:
-            self._upstream.abort(UpstreamTimeout(f"{self._upstream.endpoint.url}: no answer within {timeout:g} s"))
+            fault = UpstreamTimeout(f"{self._upstream.endpoint.url}: no answer within {self._spec.first_byte_timeout:g} s")
+            self._upstream.abort(fault)
 
     def _abort_after(self, timeout: float, what: str) -> None:
         fault = UpstreamTimeout(f"{self._upstream.endpoint.url}: {what} {timeout:g} s")

@@ -131,7 +131,9 @@ class SlowLane:
         self._log(asked, judged)
         match decision:
             case Allow():
-                return await self._relay.forward(request, asked, judged, incoming, steps=decision.steps, gated=decision.by_pass)
+                # What somebody may see because of who they are, or of what they proved, is for no shared cache.
+                gated = decision.by_pass or decision.relied_on_pass
+                return await self._relay.forward(request, asked, judged, incoming, steps=decision.steps, gated=gated)
             case StepUp():
                 return await self._step_up(request, asked, judged, decision, incoming)
             case Deny():

@@ -15,7 +15,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from gateway.errors import BadTarget, UpstreamBroke, UpstreamTimeout, UpstreamUnreachable
-from gateway.lanes.duplex import Duplex
+from gateway.lanes.duplex import Alarm, Duplex
 from gateway.lanes.reading import BadAnswer, Reading, ResponseHead
 from gateway.spec.sections import UpstreamTlsSpec
 from gateway.wire.head import Headers
@@ -106,6 +106,7 @@ class UpstreamConnection:
         self._reading: Reading | None = None  # None: no exchange is under way
         self._chunked = False
         self._poll: select.poll | None = None
+        self.alarm = Alarm()  # for the deadlines of exchanges, one after the other
 
     # sending
 
@@ -167,6 +168,7 @@ class UpstreamConnection:
 
     def detach(self) -> Duplex:
         """After a 101: the bare connection. What came behind the head is read first. The caller must close it."""
+        self.alarm.stop()
         self._duplex.unread(self._exchange.behind)
         return self._duplex
 
@@ -203,11 +205,13 @@ class UpstreamConnection:
 
     def abort(self, reason: BaseException) -> None:
         """End the exchange and the connection at once; whoever waits on it gets `reason`."""
+        self.alarm.stop()
         self._duplex.on_stir = None
         self._duplex.abort(reason)
 
     async def aclose(self) -> None:
         """Close and wait until it is gone."""
+        self.alarm.stop()
         self._duplex.on_stir = None
         self._duplex.close()
         try:

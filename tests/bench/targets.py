@@ -42,7 +42,8 @@ def config(folder: Path, name: str, *, port: int, upstream: int, rules: list[dic
             "listen": f"127.0.0.1:{port}",
             "public_url": f"http://127.0.0.1:{port}",
             "admin": {"listen": f"127.0.0.1:{free_port()}"},
-            "stores": {"state": state or "sqlite:///var/state.db", "records": "sqlite:///var/records.db"},
+            "stores": {"state": state or "sqlite:///var/state.db", "records": "sqlite:///var/records.db",
+                       "redis_deadline": "5s", "sqlite_deadline": "10s"},  # a machine that is busy otherwise slows down; it does not fail
             "secrets": {"key_file": "var/secret.key"},
             "upstreams": {"app": {"url": f"http://127.0.0.1:{upstream}"}},
             "identity": [

@@ -169,3 +169,12 @@ async def test_a_script_gets_a_401_and_does_the_steps_by_json(demo: Running) -> 
     again = await browser.json("POST", "/transfer", data=data)
     assert again.status == 302
     assert await demo.ledger(browser, "Script-Unique") == 1
+
+
+async def test_what_depends_on_who_somebody_is_is_for_no_shared_cache(demo: Running) -> None:
+    browser = demo.browser()
+    await demo.log_in(browser)
+    assert (await browser.get("/account")).headers["Cache-Control"] == "private, no-cache"  # expired-password asked about alice
+    direct = await browser.get(f"{demo.upstream}/static/style.css")
+    excused = await browser.get("/static/style.css")
+    assert excused.headers.get("Cache-Control") == direct.headers.get("Cache-Control")
