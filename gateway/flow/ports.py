@@ -1,4 +1,4 @@
-"""Protocols between the rooms: stores, mail, entropy. Implementations live above and are wired in app.py.
+"""Protocols between the rooms: stores, mail, entropy. Implementations live above and are wired in gateway/app.
 
 Every store call takes `now` (seconds since the epoch): expiry is checked on read, never left to a cleaner.
 Every call may raise StoreUnavailable, also when its deadline has passed; a caller must then fail closed.

@@ -21,7 +21,7 @@ Memory = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What app.py hands to every step. `mailer` is None where `mail:` is not configured."""
+    """What the composition root hands to every step. `mailer` is None where `mail:` is not configured."""
 
     state: StateStore
     records: Records

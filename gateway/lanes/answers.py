@@ -1,4 +1,4 @@
-"""What the lane needs from the pages, as a protocol: the web room implements it, app.py wires it."""
+"""What the lane needs from the pages, as a protocol: the web room implements it, gateway/app wires it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the settings must know of steps, identity sources and stores. app.py fills it in; nothing here imports a step."""
+"""What the settings must know of steps, identity sources and stores. gateway/app fills it in; nothing here imports a step."""
 
 from __future__ import annotations
 

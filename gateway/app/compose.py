@@ -1,4 +1,4 @@
-"""The composition root: settings in, wired objects out. The only file that names concrete steps, stores and sources.
+"""Wires one gateway and starts it. Everything is opened in an order that can be undone, and undone where the start fails halfway.
 
 What a reload may change (rules, routes, steps, identity, upstreams, theme) is read through `Live`, which is replaced in one
 assignment: a request that is under way keeps what it began with, the next one gets the new.
@@ -9,54 +9,42 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import structlog
 from aiohttp import web
 
-import gateway.steps
+from gateway.app.live import Live, make_live
+from gateway.app.registry import STEP_FOLDERS
 from gateway.errors import StartRefused, StoreTooNew, StoreUnavailable
 from gateway.flow.cookies import PassCookies
 from gateway.flow.gate import Gate
 from gateway.flow.guessing import Guessing
-from gateway.flow.identity import Identity, RequestSource, SessionSource
 from gateway.flow.issuer import Issuer
 from gateway.flow.ports import Mailer
 from gateway.flow.progress import Progress
 from gateway.flow.repository import Transactions
 from gateway.flow.sessions import Sessions
-from gateway.flow.step import Services, Step
+from gateway.flow.step import Services
 from gateway.flow.visit import Door
-from gateway.identity.header import HeaderSource, HeaderSpec
-from gateway.identity.jwt import JwtSource, JwtSpec
-from gateway.identity.login_form import LoginForm, LoginFormSpec
-from gateway.identity.whoami import WhoAmI
 from gateway.lanes.body import read_body
 from gateway.lanes.errand import errand
 from gateway.lanes.heads import Entrance
-from gateway.lanes.listening import listening, reason, renew_certificate, tls_context
-from gateway.lanes.pool import UpstreamPool
+from gateway.lanes.listening import listening, renew_certificate, tls_context
 from gateway.lanes.relay import Relay, Upstream
 from gateway.lanes.server import RunningServer, serve
 from gateway.lanes.slow import SlowLane
 from gateway.lanes.suspend import Paths, Suspender
 from gateway.lanes.ticket import Tickets
-from gateway.policy.model import Rule, Ruleset
 from gateway.settings.load import Loaded
-from gateway.settings.registry import Registry, StepKind
-from gateway.spec.base import Spec, parse_address, parse_origin
+from gateway.spec.base import parse_address
 from gateway.spec.sections import GatewaySpec
-from gateway.steps.captcha.step import Captcha
-from gateway.steps.otp.step import Otp
-from gateway.steps.password_change.step import PasswordChange
 from gateway.stores import keyring
 from gateway.stores.entropy import SystemEntropy
-from gateway.stores.factory import StateBackend, check_records_url, check_url, open_state, resolve_url
+from gateway.stores.factory import StateBackend, open_state, resolve_url
 from gateway.stores.fingerprint import claim_key
 from gateway.stores.mail import MemoryMailbox, SmtpMailer
 from gateway.stores.records import SqlRecords, open_records
@@ -64,66 +52,18 @@ from gateway.stores.revocations import RevocationFeed
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.trail import Telemetry
 from gateway.tokens.keys import Keyring
-from gateway.tokens.passes import session_digests
 from gateway.tokens.vault import KeyVault
 from gateway.web.admin import Admin
 from gateway.web.answers import WebAnswers
-from gateway.web.pages import Pages
 from gateway.web.resume import Resume
 from gateway.web.site import Site
 from gateway.web.static import Static
 from gateway.web.transaction import TransactionPages
 from gateway.wire.forwarding import Networks, parse_networks
-from gateway.wire.head import Headers, RequestHead, header_key
-from gateway.wire.headers import Rewrite, request_for_upstream
+from gateway.wire.head import Headers, RequestHead
+from gateway.wire.headers import request_for_upstream
 
 log = structlog.get_logger(__name__)
-
-STEPS: tuple[Any, ...] = (Captcha, Otp, PasswordChange)
-IDENTITY: Mapping[str, type[Spec]] = {"login_form": LoginFormSpec, "header": HeaderSpec, "jwt": JwtSpec}
-STEP_FOLDERS = {kind.kind: Path(gateway.steps.__file__).parent / kind.kind for kind in STEPS}
-
-
-def _asks_somebody(kind: Any, _config: Spec) -> bool:
-    """What proves an identity must know whose."""
-    return bool(kind.proves_identity)
-
-
-REGISTRY = Registry(
-    steps={kind.kind: StepKind(kind.Config, partial(_asks_somebody, kind)) for kind in STEPS},
-    identity=IDENTITY,
-    check_state=check_url,
-    check_records=check_records_url,
-    records=frozenset(),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Live:
-    """Everything that a reload replaces, as one value."""
-
-    loaded: Loaded
-    rules: Mapping[str, Rule]
-    steps: Mapping[str, Step]
-    identity: Identity
-    upstreams: dict[str, Upstream]
-    pages: Pages
-    cors: tuple[str, ...]
-
-    @property
-    def ruleset(self) -> Ruleset:
-        return self.loaded.ruleset
-
-
-def source_names(loaded: Loaded) -> tuple[str, ...]:
-    """What `subject.source` says of each identity source, in file order: its `from`; with a number from the second request source of one
-    kind on, because the same id from two of them is two subjects."""
-    seen: dict[str, int] = {}
-    names = []
-    for origin, config in loaded.identity:
-        seen[origin] = seen.get(origin, 0) + 1
-        names.append(origin if seen[origin] == 1 or isinstance(config, LoginFormSpec) else f"{origin}:{seen[origin]}")
-    return tuple(names)
 
 
 class GatewayApp:
@@ -191,7 +131,7 @@ class GatewayApp:
                          "transactions", "passes", "guessing", "tokens", "limits", "log")
             if getattr(self._began, name) != getattr(loaded.spec, name)
         ]  # fmt: skip
-        old, new = self.live, self._make_live(loaded, self.live.upstreams)
+        old, new = self.live, self._make(loaded, self.live.upstreams)
         if self._tls is not None and self._began.tls is not None:
             renew_certificate(self._tls, self._began.tls)
         self._go_live(new)
@@ -221,7 +161,7 @@ class GatewayApp:
         self.records = await open_records(resolve_url(stores.records, loaded.base), stores.sqlite_deadline)
         self._held.push_async_callback(self.records.close)
         self._wire(loaded)
-        self._go_live(self._make_live(loaded, {}))
+        self._go_live(self._make(loaded, {}))
         self._held.push_async_callback(self._close_pools)
         with suppress(StoreUnavailable):  # else a first request with a pass would find the feed unread, and get a 503
             await self.feed.refresh()
@@ -361,70 +301,9 @@ class GatewayApp:
         for upstream in live.upstreams.values():
             upstream.pool.start()
 
-    def _make_live(self, loaded: Loaded, before: dict[str, Upstream]) -> Live:
-        spec = loaded.spec
+    def _make(self, loaded: Loaded, before: dict[str, Upstream]) -> Live:
         services = Services(state=self.state, records=self.records, vault=self.vault, entropy=self.entropy, mailer=self._mailer)
-        kinds = {kind.kind: kind for kind in STEPS}
-        steps: dict[str, Step] = {
-            name: kinds[loaded.step_kinds[name]].build(name, config, services) for name, config in loaded.steps.items()
-        }
-        return Live(
-            loaded=loaded,
-            rules={rule.name: rule for rule in loaded.ruleset.rules},
-            steps=steps,
-            identity=self._identity(loaded),
-            upstreams=self._upstreams(loaded, before),
-            pages=Pages(spec.theme, self.static, STEP_FOLDERS, prefix=spec.prefix, mailbox_url=self._mailbox_url),
-            cors=tuple(sorted({origin for route in spec.routes for origin in route.cors})),
-        )
-
-    def _identity(self, loaded: Loaded) -> Identity:
-        sessions: dict[str, SessionSource] = {}
-        requests: list[RequestSource] = []
-        order: list[str] = []
-        for name, (origin, config) in zip(source_names(loaded), loaded.identity, strict=True):
-            match config:
-                case LoginFormSpec():
-                    whoami = WhoAmI(config.whoami.url, config.whoami.field, config.whoami.timeout) if config.whoami else None
-                    sessions[config.upstream] = LoginForm(config, partial(session_digests, self.vault), whoami)
-                    if "session" not in order:
-                        order.append("session")
-                case HeaderSpec():
-                    requests.append(HeaderSource(config, self._trusted, name))
-                    order.append(name)
-                case JwtSpec():
-                    requests.append(JwtSource(config, name))
-                    order.append(name)
-                case _:
-                    raise AssertionError(f"identity source {origin} has no class")
-        return Identity(sessions, tuple(requests), tuple(order))
-
-    def _upstreams(self, loaded: Loaded, before: dict[str, Upstream]) -> dict[str, Upstream]:
-        """Pools whose settings did not change are kept, connections and health included; not those with certificates, for what these
-        files hold may have changed."""
-        spec = loaded.spec
-        headers = frozenset(
-            header_key(h.encode())
-            for _, config in loaded.identity
-            if isinstance(config, HeaderSpec)
-            for h in (config.name, *config.claims.values())
-        )
-        made: dict[str, Upstream] = {}
-        for name, upstream in spec.upstreams.items():
-            old = before.get(name)
-            if old is not None and old.pool.spec == upstream and upstream.tls is None:
-                pool = old.pool
-            else:
-                try:
-                    pool = UpstreamPool(name, upstream)
-                except OSError as error:  # ssl.SSLError is one
-                    raise StartRefused(f"upstreams.{name}.tls: the certificates cannot be used: {reason(error)}") from error
-            rewrite = None
-            if upstream.rewrite_location or upstream.cookie_domain is not None:
-                origins = frozenset(parse_origin(url) for url in upstream.url) if upstream.rewrite_location else frozenset()
-                rewrite = Rewrite(origins, spec.public_url[0], upstream.cookie_domain)
-            made[name] = Upstream(pool, rewrite, headers)
-        return made
+        return make_live(loaded, before, services=services, static=self.static, trusted=self._trusted, mailbox_url=self._mailbox_url)
 
     async def _errand(self, upstream: str, path: str, head: RequestHead, cookies: tuple[tuple[str, str], ...]) -> Headers:
         """A GET in the user's name, with these cookies and nothing else of theirs."""

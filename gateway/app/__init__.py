@@ -1,0 +1,7 @@
+"""The composition root: settings in, wired objects out. The only room that names concrete steps, stores and sources."""
+
+from gateway.app.compose import GatewayApp
+from gateway.app.live import Live, source_names
+from gateway.app.registry import REGISTRY, STEP_FOLDERS
+
+__all__ = ["REGISTRY", "STEP_FOLDERS", "GatewayApp", "Live", "source_names"]

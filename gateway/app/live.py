@@ -1,0 +1,127 @@
+"""What a reload replaces, as one value: rules, routes, steps, identity, upstreams, pages. Made whole before anything changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from gateway.app.registry import STEP_FOLDERS, STEPS
+from gateway.errors import StartRefused
+from gateway.flow.identity import Identity, RequestSource, SessionSource
+from gateway.flow.step import Services, Step
+from gateway.identity.header import HeaderSource, HeaderSpec
+from gateway.identity.jwt import JwtSource, JwtSpec
+from gateway.identity.login_form import LoginForm, LoginFormSpec
+from gateway.identity.whoami import WhoAmI
+from gateway.lanes.listening import reason
+from gateway.lanes.pool import UpstreamPool
+from gateway.lanes.relay import Upstream
+from gateway.policy.model import Rule, Ruleset
+from gateway.settings.load import Loaded
+from gateway.spec.base import parse_origin
+from gateway.tokens.passes import session_digests
+from gateway.web.pages import Pages
+from gateway.web.static import Static
+from gateway.wire.forwarding import Networks
+from gateway.wire.head import header_key
+from gateway.wire.headers import Rewrite
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """Everything that a reload replaces, as one value."""
+
+    loaded: Loaded
+    rules: Mapping[str, Rule]
+    steps: Mapping[str, Step]
+    identity: Identity
+    upstreams: dict[str, Upstream]
+    pages: Pages
+    cors: tuple[str, ...]
+
+    @property
+    def ruleset(self) -> Ruleset:
+        return self.loaded.ruleset
+
+
+def source_names(loaded: Loaded) -> tuple[str, ...]:
+    """What `subject.source` says of each identity source, in file order: its `from`; with a number from the second request source of one
+    kind on, because the same id from two of them is two subjects."""
+    seen: dict[str, int] = {}
+    names = []
+    for origin, config in loaded.identity:
+        seen[origin] = seen.get(origin, 0) + 1
+        names.append(origin if seen[origin] == 1 or isinstance(config, LoginFormSpec) else f"{origin}:{seen[origin]}")
+    return tuple(names)
+
+
+def make_live(
+    loaded: Loaded, before: dict[str, Upstream], *, services: Services, static: Static, trusted: Networks, mailbox_url: str | None
+) -> Live:
+    """The settings as working objects. before: the upstreams that are in use, whose pools are kept where nothing about them changed.
+
+    Raises StartRefused, OSError or ValueError where something cannot be put to use (a certificate, a logo).
+    """
+    spec = loaded.spec
+    kinds = {kind.kind: kind for kind in STEPS}
+    steps: dict[str, Step] = {name: kinds[loaded.step_kinds[name]].build(name, config, services) for name, config in loaded.steps.items()}
+    return Live(
+        loaded=loaded,
+        rules={rule.name: rule for rule in loaded.ruleset.rules},
+        steps=steps,
+        identity=_identity(loaded, services, trusted),
+        upstreams=_upstreams(loaded, before),
+        pages=Pages(spec.theme, static, STEP_FOLDERS, prefix=spec.prefix, mailbox_url=mailbox_url),
+        cors=tuple(sorted({origin for route in spec.routes for origin in route.cors})),
+    )
+
+
+def _identity(loaded: Loaded, services: Services, trusted: Networks) -> Identity:
+    sessions: dict[str, SessionSource] = {}
+    requests: list[RequestSource] = []
+    order: list[str] = []
+    for name, (origin, config) in zip(source_names(loaded), loaded.identity, strict=True):
+        match config:
+            case LoginFormSpec():
+                whoami = WhoAmI(config.whoami.url, config.whoami.field, config.whoami.timeout) if config.whoami else None
+                sessions[config.upstream] = LoginForm(config, partial(session_digests, services.vault), whoami)
+                if "session" not in order:
+                    order.append("session")
+            case HeaderSpec():
+                requests.append(HeaderSource(config, trusted, name))
+                order.append(name)
+            case JwtSpec():
+                requests.append(JwtSource(config, name))
+                order.append(name)
+            case _:
+                raise AssertionError(f"identity source {origin} has no class")
+    return Identity(sessions, tuple(requests), tuple(order))
+
+
+def _upstreams(loaded: Loaded, before: dict[str, Upstream]) -> dict[str, Upstream]:
+    """Pools whose settings did not change are kept, connections and health included; not those with certificates, for what these
+    files hold may have changed."""
+    spec = loaded.spec
+    headers = frozenset(
+        header_key(h.encode())
+        for _, config in loaded.identity
+        if isinstance(config, HeaderSpec)
+        for h in (config.name, *config.claims.values())
+    )
+    made: dict[str, Upstream] = {}
+    for name, upstream in spec.upstreams.items():
+        old = before.get(name)
+        if old is not None and old.pool.spec == upstream and upstream.tls is None:
+            pool = old.pool
+        else:
+            try:
+                pool = UpstreamPool(name, upstream)
+            except OSError as error:  # ssl.SSLError is one
+                raise StartRefused(f"upstreams.{name}.tls: the certificates cannot be used: {reason(error)}") from error
+        rewrite = None
+        if upstream.rewrite_location or upstream.cookie_domain is not None:
+            origins = frozenset(parse_origin(url) for url in upstream.url) if upstream.rewrite_location else frozenset()
+            rewrite = Rewrite(origins, spec.public_url[0], upstream.cookie_domain)
+        made[name] = Upstream(pool, rewrite, headers)
+    return made
