@@ -93,8 +93,12 @@ class Relay:
         connection: UpstreamConnection,
         *,
         steps: tuple[str, ...],
+        answered: Callable[[], Awaitable[None]],
     ) -> Relayed:
-        """Send a stored request on a connection of its own: never retried, and not given up when the client goes."""
+        """Send a stored request on a connection of its own: never retried, and not given up when the client goes.
+
+        answered: called once, when the head of the upstream's answer is there and before the client gets any of it.
+        """
         source = self.source(judged)
         is_login = source is not None and source.is_login(head)
         return await self._send(
@@ -108,11 +112,13 @@ class Relay:
             steps=steps,
             gated=True,
             connection=connection,
+            answered=answered,
         )
 
     async def _send(
         self, request: web.BaseRequest, asked: Asked, head: RequestHead, judged: Judged, body: Body, login_body: bytes | None, *,
         is_login: bool, steps: tuple[str, ...], gated: bool, connection: UpstreamConnection | None = None,
+        answered: Callable[[], Awaitable[None]] | None = None,
     ) -> Relayed:  # fmt: skip
         assert judged.route is not None, "what has no route is refused"  # noqa: S101 - decide() never allows it
         name = judged.route.upstream
@@ -130,7 +136,7 @@ class Relay:
             target=head.target.raw,
             headers=self._headers(asked, head, judged, identified, upstream, steps=steps, gated=gated),
             body=body,
-            on_head=self._on_head(asked, head, name, upstream, identified, login, gated=gated),
+            on_head=self._on_head(asked, head, name, upstream, identified, login, answered, gated=gated),
             outlive=connection is not None,
         )
         return await forward(request, exchange, upstream.pool, self._limits, connection=connection)
@@ -169,9 +175,12 @@ class Relay:
         )
 
     def _on_head(
-        self, asked: Asked, head: RequestHead, name: str, upstream: Upstream, identified: Identified, login: Login | None, *, gated: bool
-    ) -> Callable[[ResponseHead], Awaitable[Headers]]:
+        self, asked: Asked, head: RequestHead, name: str, upstream: Upstream, identified: Identified, login: Login | None,
+        answered: Callable[[], Awaitable[None]] | None, *, gated: bool,
+    ) -> Callable[[ResponseHead], Awaitable[Headers]]:  # fmt: skip
         async def edit(answer: ResponseHead) -> Headers:
+            if answered is not None:
+                await answered()
             after = await self._sessions.after_answer(asked, head, name, identified, login, answer.status, answer.headers)
             cookies = tuple((b"Set-Cookie", c) for c in after.cookies)
             rewrite = replace(upstream.rewrite, public=asked.head.origin) if upstream.rewrite else None

@@ -24,7 +24,7 @@ from gateway.flow.trail import Trail
 from gateway.flow.transaction import Event, Status, Transaction, move
 from gateway.flow.visit import Closed, Door, Visit
 from gateway.lanes.answers import Answers
-from gateway.lanes.relay import Diverted, Relay
+from gateway.lanes.relay import Relay
 from gateway.lanes.upstream import UpstreamConnection
 from gateway.policy.decision import Allow
 from gateway.wire.cookies import parse_cookies
@@ -119,23 +119,25 @@ class Tickets:
         self, request: web.BaseRequest, asked: Asked, head: RequestHead, judged: Judged, body: bytes, connection: UpstreamConnection,
         sending: Transaction, version: int, steps: tuple[str, ...],
     ) -> web.StreamResponse:  # fmt: skip
-        event, reason = Event.BROKEN_OFF, "internal error"
+        reason, closed = "internal error", False
+
+        async def answered() -> None:
+            # Before the client learns of it: who saw the answer never meets a page that doubts it, not even after kill -9.
+            nonlocal closed
+            closed = True
+            await self._close(asked, sending, version, Event.ANSWERED, "")
+
         try:
-            relayed = await self._relay.replay(request, asked, head, judged, body, connection, steps=steps)
-        except Diverted:
-            event, reason = Event.ANSWERED, ""
-            raise
+            return await self._relay.replay(request, asked, head, judged, body, connection, steps=steps, answered=answered)
         except GatewayError as error:
             reason = str(error)
             self._trail.event(
                 "upstream fault", request_id=asked.request_id, upstream=sending.upstream, kind=type(error).__name__, reason=reason
             )
             return self._ended(asked, move(sending, Event.BROKEN_OFF))
-        else:
-            event, reason = Event.ANSWERED, str(relayed.fault) if relayed.fault is not None and relayed.sent == 0 else ""
-            return relayed
         finally:
-            await self._close(asked, sending, version, event, reason)
+            if not closed:
+                await self._close(asked, sending, version, Event.BROKEN_OFF, reason)
 
     async def _close(self, asked: Asked, sending: Transaction, version: int, event: Event, reason: str) -> None:
         """Write what became of it. Where that cannot be written, the clock makes it UNKNOWN: never READY again."""
