@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
@@ -70,8 +70,10 @@ class LoginFormSpec(Spec):
     """`from: login_form`: the application's own form, watched."""
 
     upstream: str = Field(description="The upstream whose form this is.")
-    path: str = Field(pattern="^/", description="The path that the form posts to.")
-    login_url: str | None = Field(None, pattern="^/([^/].*)?$", description="Where people log in; `path` unless set.")
+    path: Many[Annotated[str, Field(pattern="^/")]] = Field(
+        min_length=1, description="The paths that log somebody in: where the form posts to, and any other."
+    )
+    login_url: str | None = Field(None, pattern="^/([^/].*)?$", description="Where people log in; the first `path` unless set.")
     logout: Many[str] = Field((), description="Paths that log out.")
     username: str = Field("username", description="The form field with the user name.")
     content_type: Literal["application/x-www-form-urlencoded", "multipart/form-data", "application/json"] = Field(
@@ -86,7 +88,7 @@ class LoginFormSpec(Spec):
     )
 
     def login_paths(self) -> frozenset[str]:
-        return frozenset({self.path, *self.logout, urlsplit(self.login_url or self.path).path})
+        return frozenset({*self.path, *self.logout, urlsplit(self.login_url or self.path[0]).path})
 
     def claim_names(self) -> frozenset[str]:
         return frozenset(self.claims)
@@ -106,7 +108,8 @@ class LoginForm:
         self._location = tuple(path_glob(p) for p in spec.success.location or ())
         self._location_not = tuple(path_glob(p) for p in spec.success.location_not)
         self.upstream = spec.upstream
-        self.login_url = spec.login_url or spec.path
+        self._paths = frozenset(map(_loosely, spec.path))
+        self.login_url = spec.login_url or spec.path[0]
         self.strips = spec.unknown_session == "strip"
 
     # -- requests ---------------------------------------------------------------------------------------------------
@@ -136,14 +139,13 @@ class LoginForm:
     def is_login(self, head: RequestHead) -> bool:
         """Any reading of the target is the login path, and the request could carry a user name. Looser than `read_login`, for here a
         name must not slip by: many applications take `/Login/` for `/login`."""
-        path = _loosely(self._spec.path)
-        if not any(_loosely(r) == path for r in head.target.readings):
+        if not any(_loosely(r) in self._paths for r in head.target.readings):
             return False
         return head.method not in ("GET", "HEAD", "OPTIONS") or any(n == self._spec.username for n, _ in query_pairs(head.target))
 
     def read_login(self, head: RequestHead, body: bytes | None) -> Login:
         """The posted user name: exactly one value, of the configured content type, from the body, and not in the query as well."""
-        if body is None or head.method != "POST" or any(r != self._spec.path for r in head.target.readings):
+        if body is None or head.method != "POST" or not set(head.target.readings) <= set(self._spec.path):
             return Login(None)
         if any(n == self._spec.username for n, _ in query_pairs(head.target)):
             return Login(None)

@@ -30,8 +30,7 @@ class Framing(Enum):
 
 def frame(head: ResponseHead, headers: Headers, *, method: str, http11: bool) -> tuple[Headers, Framing]:
     """The headers to send and how the body is framed. `head` is the upstream's, `headers` what the caller made of its headers."""
-    names = {name.lower() for name, _ in head.headers}
-    sized = b"content-length" in names and b"transfer-encoding" not in names
+    sized = b"content-length" in head.names and b"transfer-encoding" not in head.names
     if method == "HEAD" or head.status in (204, 304):
         framing = Framing.EMPTY
     elif sized:

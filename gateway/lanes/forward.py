@@ -20,9 +20,9 @@ from gateway.lanes.pool import UpstreamPool
 from gateway.lanes.tunnel import Tunnel
 from gateway.lanes.upstream import ResponseHead, UpstreamConnection
 from gateway.spec.sections import LimitsSpec, UpstreamSpec
-from gateway.wire.head import Headers, lowered
+from gateway.wire.head import Headers
 
-_TOUCHED = frozenset({b"transfer-encoding", b"content-length", b"upgrade", b"connection"})
+_TOUCHED = (b"transfer-encoding", b"content-length", b"connection")  # `upgrade` never comes without `connection`
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
 
@@ -88,8 +88,9 @@ def prepare(exchange: Exchange, spec: UpstreamSpec, authority: str, *, upgrade: 
     """The exchange's headers with Host, framing and, unless `upgrade`, no switch of protocols."""
     body = exchange.body
     host = {"keep": None, "rewrite": authority}.get(spec.host_header, spec.host_header)
-    if host is None and not body.present and not upgrade and _TOUCHED.isdisjoint(lowered(exchange.headers)):
-        return exchange.headers
+    names = b"\n".join([name for name, _ in exchange.headers]).lower()
+    if host is None and not body.present and not upgrade and not any([name in names for name in _TOUCHED]):
+        return exchange.headers  # nothing to touch: most requests
     out: list[tuple[bytes, bytes]] = []
     sized = False
     for name, value in exchange.headers:

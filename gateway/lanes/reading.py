@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import h11
 
-from gateway.wire.head import Headers
+from gateway.wire.head import Headers, lowered
 
 MAX_HEAD = 64 * 1024  # bytes of an answer's head, of a chunk's header line, of trailers
 
@@ -29,12 +29,13 @@ class BadAnswer(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ResponseHead:
-    """The head of an answer: `headers` in order, names as sent; `version` is b"1.0" or b"1.1"."""
+    """The head of an answer: `headers` in order, names as sent; `version` is b"1.0" or b"1.1"; `names`: of the headers, lower-case."""
 
     status: int
     reason: bytes
     headers: Headers
     version: bytes
+    names: tuple[bytes, ...]
 
 
 @lru_cache(maxsize=128)
@@ -95,7 +96,7 @@ class Reading:
         if not isinstance(event, h11.Response | h11.InformationalResponse):
             raise BadAnswer("closed without an answer")
         fields = tuple((bytes(name), bytes(value)) for name, value in event.headers.raw_items())
-        return ResponseHead(event.status_code, bytes(event.reason), fields, bytes(event.http_version))
+        return ResponseHead(event.status_code, bytes(event.reason), fields, bytes(event.http_version), lowered(fields))
 
     def body(self) -> bytes | bytearray | None:
         """The next bytes of the body, b"" at its clean end; trailers are dropped."""
@@ -128,33 +129,25 @@ class Reading:
         found = _HEAD.match(data)
         if found is None or found.end() > MAX_HEAD:
             return False
-        fields = []
-        length = b""
-        reusable = True
-        for line in found[3].split(b"\r\n")[:-1]:
-            name, _, value = line.partition(b":")
-            value = value.strip(b" \t")
-            match name.lower():
-                case b"transfer-encoding":
-                    return False
-                case b"content-length":
-                    if length or not _DIGITS.fullmatch(value):
-                        return False
-                    length = value
-                case b"connection":
-                    reusable = reusable and b"close" not in value.lower()
-                case _:
-                    pass
-            fields.append((name, value))
+        fields = tuple([(n, v.strip(b" \t")) for n, _, v in [line.partition(b":") for line in found[3].split(b"\r\n")[:-1]]])
+        names = lowered(fields)
+        lengths = names.count(b"content-length")
+        if lengths > 1 or b"transfer-encoding" in names:
+            return False
+        length = fields[names.index(b"content-length")][1] if lengths else b""
+        if lengths and not _DIGITS.fullmatch(length):
+            return False
         status = int(found[1])
         if self._method == "HEAD" or status in (204, 304):
             self._left = 0
-        elif length:
+        elif lengths:
             self._left = int(length)
         else:
             return False
-        self._head = ResponseHead(status, found[2], tuple(fields), b"1.1")
-        self._reusable = reusable
+        self._head = ResponseHead(status, found[2], fields, b"1.1", names)
+        self._reusable = b"connection" not in names or all(
+            b"close" not in value.lower() for name, (_, value) in zip(names, fields, strict=True) if name == b"connection"
+        )
         if len(data) > found.end():
             self._take(data[found.end() :])
         return True

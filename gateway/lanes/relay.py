@@ -184,7 +184,7 @@ class Relay:
             after = await self._sessions.after_answer(asked, head, name, identified, login, answer.status, answer.headers)
             cookies = tuple((b"Set-Cookie", c) for c in after.cookies)
             rewrite = replace(upstream.rewrite, public=asked.head.origin) if upstream.rewrite else None
-            edited = response_for_client(answer.headers, gated=gated, rewrite=rewrite, added=cookies)
+            edited = response_for_client(answer.headers, names=answer.names, gated=gated, rewrite=rewrite, added=cookies)
             if answer.status == 101:
                 edited = (*edited, (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
             if after.learned and navigation(asked.head) == "navigation" and (state := await self._waiting(asked)) is not None:

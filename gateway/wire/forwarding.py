@@ -111,8 +111,13 @@ def client_scheme(headers: Headers, own: str, *, trusted: bool) -> str:
 
 def forwarding_headers(head: RequestHead, *, trusted: bool) -> Headers:
     """`X-Forwarded-For`, `-Proto`, `-Host` and `Forwarded` (RFC 7239) for the upstream; the first and last continue a trusted proxy's."""
-    host = head.origin.partition("://")[2]
-    address = _text(head.peer)
+    if not trusted:
+        return _by_nobody(head.peer, head.scheme, head.origin)
+    return _forwarding(head, trusted=True)
+
+
+@lru_cache(maxsize=4096)
+def _by_nobody(peer: str, scheme: str, origin: str) -> Headers:
     hops = _values(head.headers, b"x-forwarded-for") if trusted else []
     elements = _values(head.headers, b"forwarded") if trusted else []
     if trusted and head.client_ip != address:  # a chain told in one header only is not lost in the other

@@ -121,6 +121,8 @@ def _removed_by_connection(headers: Headers, keys: tuple[bytes, ...]) -> frozens
     if b"connection" not in keys:
         return _HOP_BY_HOP
     named = [field[1] for field, key in zip(headers, keys, strict=True) if key == b"connection"]
+    if named == [b"keep-alive"]:  # what browsers send
+        return _HOP_BY_HOP
     options = {header_key(option.strip()) for value in named for option in value.split(b",")} - _END_TO_END
     return _HOP_BY_HOP if options <= _NAMED_ANYWAY else _HOP_BY_HOP | options
 
@@ -138,13 +140,15 @@ class Rewrite:
     cookie_domain: str | None = None
 
 
-def response_for_client(headers: Headers, *, gated: bool, rewrite: Rewrite | None = None, added: Headers = ()) -> Headers:
+def response_for_client(
+    headers: Headers, *, gated: bool, names: tuple[bytes, ...] = (), rewrite: Rewrite | None = None, added: Headers = ()
+) -> Headers:
     """The header fields of an upstream's answer as the client gets them.
 
-    gated: a rule protects the resource, so no shared cache may keep it and no private one use it unasked (design.md 7.8).
+    names: of the headers, lower-case, where the caller has them. gated: a rule protects the resource, so no shared cache may keep it and no private one use it unasked (design.md 7.8).
     added: ours, at the end (Set-Cookie of the pass). Also for 1xx answers.
     """
-    keys = header_keys(lowered(headers))
+    keys = header_keys(names or lowered(headers))
     removed = _removed_by_connection(headers, keys)
     private = gated and not _strict_enough(headers)
     out: list[tuple[bytes, bytes]] = []

@@ -175,6 +175,18 @@ async def test_a_login_that_the_gateway_does_not_know_is_found_out_where_the_app
         assert (await client.proved())["subject"] == ""
 
 
+async def test_every_login_path_that_is_named_teaches_and_ends_a_pass_alike(tmp_path: Path) -> None:
+    async with legacy(tmp_path, login={"path": ["/login", "/other-login"]}) as place:
+        client = place.client()
+        await client.log_in("alice", path="/other-login")
+        assert (await client.proved())["subject"] == "alice"
+        old = dict(client.cookies)
+        await client.log_in("bob", path="/other-login")
+        assert (await client.proved())["subject"] == "bob"
+        client.cookies = old
+        assert (await client.proved())["subject"] == ""
+
+
 # -- sessions that nothing vouches for ----------------------------------------------------------------------------------
 
 
