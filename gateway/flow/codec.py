@@ -61,15 +61,16 @@ def _proof(proof: Proof | None) -> list[Any] | None:
 def encode(transaction: Transaction) -> bytes:
     t = transaction
     return json.dumps({
-        "id": t.id, "origin": t.origin, "upstream": t.upstream, "binding": t.binding, "method": t.method, "target": _b(t.target), "kind": t.kind,
-        "replay": t.replay, "created": t.created, "expires": t.expires, "address": t.address, "rules": list(t.rules),
+        "id": t.id, "origin": t.origin, "upstream": t.upstream, "binding": t.binding, "method": t.method, "target": _b(t.target),
+        "kind": t.kind, "replay": t.replay, "created": t.created, "expires": t.expires, "address": t.address, "rules": list(t.rules),
         "tasks": [
             {"step": k.step, "max_age": k.max_age, "rules": list(k.rules), "passed": _proof(k.passed), "memory": dict(k.memory),
              "attempts": k.attempts, "blocked_until": k.blocked_until}
             for k in t.tasks
         ],
         "status": t.status.value, "subject": [t.subject.id, dict(t.subject.claims), t.subject.source], "awaits_login": t.awaits_login,
-        "late_subject": t.late_subject, "session": t.session, "holder": t.holder, "stored": t.stored, "ticketed": t.ticketed, "page": t.page,
+        "late_subject": t.late_subject, "session": t.session, "holder": t.holder, "stored": t.stored, "ticketed": t.ticketed,
+        "page": t.page,
         "extended": t.extended, "loop": t.loop, "claims": dict(t.claims), "since": t.since,
         "reason": t.reason, "jti": t.jti,
     }).encode()  # fmt: skip

@@ -26,4 +26,5 @@ def local(path: str, prefix: str, continue_path: str) -> str:
     if not path.startswith("/") or path[:2] in ("//", "/\\") or not path.isascii() or not path.isprintable() or " " in path:
         return "/"
     bare = path.partition("?")[0]
-    return "/" if bare == continue_path or bare == prefix or bare.startswith(prefix + "/") or "stepup_resume=" in path else path
+    ours = bare in (continue_path, prefix) or bare.startswith(prefix + "/") or "stepup_resume=" in path
+    return "/" if ours else path

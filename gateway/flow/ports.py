@@ -29,7 +29,7 @@ class Revocation:
 
 
 class StateStore(Protocol):
-    """What expires. Spaces are namespaces ("transaction", "request", "waiting", "used", …); keys are already hashed where they are secrets."""
+    """What expires. Spaces are namespaces ("transaction", "request", "used", …); keys are already hashed where they are secrets."""
 
     async def get(self, space: str, key: str, now: float) -> Entry | None:
         """The live entry, or None when there is none or it has expired."""

@@ -7,7 +7,7 @@ parallel are no more guesses than one: the others learn nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from typing import Any, assert_never
 
@@ -95,8 +95,7 @@ class Progress:
 
     async def show(self, found: Found, look: Look) -> Showing:
         """The open step of a PENDING transaction. A step's new memory is stored."""
-        transaction, task = found.transaction, found.transaction.current
-        assert task is not None
+        transaction, task = found.transaction, _open_task(found)
         if task.step == CONFIRM:
             return Showing(transaction, task, None)
         view = await self._steps()[task.step].begin(self._context(transaction, task, look))
@@ -132,8 +131,7 @@ class Progress:
 
     async def answer(self, found: Found, form: Mapping[str, str], look: Look) -> Progressed:
         """Take an answer to the open step of a PENDING transaction."""
-        transaction, task = found.transaction, found.transaction.current
-        assert task is not None
+        transaction, task = found.transaction, _open_task(found)
         now = look.now
         if now < task.blocked_until:
             return Held(transaction, ceil(task.blocked_until - now), "transaction")
@@ -234,10 +232,16 @@ class Progress:
         )
 
 
+def _open_task(found: Found) -> Task:
+    task = found.transaction.current
+    if task is None:
+        raise ValueError("a transaction without an open step has nothing to show or to answer")
+    return task
+
+
 def describe(view: View) -> dict[str, Any]:
     """A view's public half as JSON: title, fields and data (design.md part 5)."""
-    fields = [{k: v for k, v in (("name", f.name), ("type", f.type), ("label", f.label), ("required", f.required), ("autocomplete", f.autocomplete),
-               ("inputmode", f.inputmode), ("help", f.help)) if v is not None} for f in view.fields]  # fmt: skip
+    fields = [{key: value for key, value in asdict(f).items() if value is not None} for f in view.fields]
     return {
         "title": view.title,
         "fields": fields,

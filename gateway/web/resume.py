@@ -39,8 +39,8 @@ NO_STATE = "invalid_request: the state parameter is missing. Send back the origi
 
 class Resume:
     def __init__(
-        self, *, transactions: Transactions, door: Door, gate: Gate, pages: TransactionPages, answers: WebAnswers, issuer: Issuer, keyring: Callable[[], Keyring],
-        passes: PassCookies, trail: Trail, read_body: ReadBody, answer_limit: int, condition_limit: int,
+        self, *, transactions: Transactions, door: Door, gate: Gate, pages: TransactionPages, answers: WebAnswers, issuer: Issuer,
+        keyring: Callable[[], Keyring], passes: PassCookies, trail: Trail, read_body: ReadBody, answer_limit: int, condition_limit: int,
     ) -> None:  # fmt: skip
         self._transactions = transactions
         self._door = door
@@ -188,8 +188,11 @@ class Resume:
             found = await self._transactions.load(transaction.id, asked.now)
             return self._pages.ended(asked, found.transaction if found else transaction)
         await self._trail.audit(
-            AuditEvent(at=asked.now, event="transaction", request_id=asked.request_id, subject=transaction.subject.id, rule=",".join(transaction.rules),
-                       outcome="refused", address=asked.head.client_ip, detail={"transaction": transaction.id, "reason": private})
+            AuditEvent(
+                at=asked.now, event="transaction", request_id=asked.request_id, subject=transaction.subject.id,
+                rule=",".join(transaction.rules), outcome="refused", address=asked.head.client_ip,
+                detail={"transaction": transaction.id, "reason": private},
+            )
         )  # fmt: skip
         return self._answers.refusal(asked, "denied", status=status, message=public, href=transaction.page, about=transaction)
 

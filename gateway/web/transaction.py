@@ -123,7 +123,7 @@ class TransactionPages:
         if not self._progress.knows(transaction):
             return self._answers.refusal(asked, "expired", href=transaction.page, about=transaction)
         shown = await self._progress.show(visit.found, self._look(asked, visit.identified))
-        return await self._showing(asked, state, shown, visit, 200, cookies)
+        return await self._showing(asked, state, shown, 200, cookies)
 
     async def _to_login(self, asked: Asked, state: str, transaction: Transaction) -> web.Response:
         login = self._login_url(transaction.upstream)
@@ -142,9 +142,7 @@ class TransactionPages:
         }
         return self._json(document, 200)
 
-    async def _showing(
-        self, asked: Asked, state: str, shown: Showing, visit: Visit, status: int, cookies: Sequence[bytes] = ()
-    ) -> web.Response:
+    async def _showing(self, asked: Asked, state: str, shown: Showing, status: int, cookies: Sequence[bytes] = ()) -> web.Response:
         transaction, task, error = shown.transaction, shown.task, shown.error
         if not wants_page(asked.head):
             document = self._document(asked, transaction, state, error)
@@ -234,7 +232,7 @@ class TransactionPages:
                 return self._onward(asked, state, await self._progress.confirm(visit.found, asked.now))
             shown = await self._progress.show(visit.found, self._look(asked, visit.identified))
             return await self._showing(
-                asked, state, replace(shown, error=Problem("missing", "Choose to send it or to cancel.", "action")), visit, 422
+                asked, state, replace(shown, error=Problem("missing", "Choose to send it or to cancel.", "action")), 422
             )
         return await self._answered(asked, state, visit, fields)
 
@@ -250,7 +248,7 @@ class TransactionPages:
                 if result.error is not None:
                     await self._audit(asked, result.transaction, result.task.step, "refused", result.private)
                 status = 200 if result.error is None else 429 if result.error.code == "throttled" else 422
-                return await self._showing(asked, state, result, visit, status)
+                return await self._showing(asked, state, result, status)
             case Moved():
                 await self._audit(asked, result.transaction, before.step if before else "", result.outcome or "overtaken", result.private)
                 cookies: tuple[bytes, ...] = ()
@@ -278,7 +276,7 @@ class TransactionPages:
         """Too soon or too often: the page stays, with a word about the wait."""
         error = Problem("throttled", "Too many attempts. Please wait a moment before you try again.", None, held.retry_after)
         shown = await self._progress.show(Found(held.transaction, visit.found.version), self._look(asked, visit.identified))
-        return await self._showing(asked, state, replace(shown, error=error), visit, 429)
+        return await self._showing(asked, state, replace(shown, error=error), 429)
 
     async def _cancelled(self, asked: Asked, visit: Visit) -> web.Response:
         moved = await self._progress.cancel(visit.found, asked.now)
