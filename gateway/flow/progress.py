@@ -133,14 +133,15 @@ class Progress:
         """Take an answer to the open step of a PENDING transaction."""
         transaction, task = found.transaction, _open_task(found)
         now = look.now
-        if now < task.blocked_until:
+        step = self._steps()[task.step]
+        guess = form.get("action", "") not in step.free_actions
+        if guess and now < task.blocked_until:
             return Held(transaction, ceil(task.blocked_until - now), "transaction")
-        throttled = await self._guessing.begin(task.step, transaction.subject, look.client_ip, now)
+        throttled = await self._guessing.begin(task.step, transaction.subject, look.client_ip, now) if guess else None
         if throttled is not None:
             return Held(transaction, throttled.retry_after, throttled.by)
-        step = self._steps()[task.step]
         outcome = await step.answer(self._context(transaction, task, look), form)
-        if not (isinstance(outcome, Refused) and outcome.counts):
+        if guess and not (isinstance(outcome, Refused) and outcome.counts):
             await self._guessing.right(task.step, transaction.subject, look.client_ip, now)
         try:
             match outcome:

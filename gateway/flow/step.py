@@ -136,6 +136,8 @@ class Step(Protocol):
     kind: ClassVar[str]
     Config: ClassVar[type[Spec]]
     proves_identity: ClassVar[bool]
+    free_actions: ClassVar[frozenset[str]]
+    """Values of `action` under which nothing of the form is looked at as an answer: they are taken while guesses are held back."""
 
     @property
     def needs_subject(self) -> bool: ...

@@ -37,6 +37,7 @@ class Plain:
 
     kind: ClassVar[str] = "plain"
     Config: ClassVar[type[Spec]] = Spec
+    free_actions: ClassVar[frozenset[str]] = frozenset({"resend"})
     needs_subject = True
 
     def __init__(self, *, proves_identity: bool = False) -> None:
@@ -147,6 +148,18 @@ async def test_after_the_third_wrong_answer_one_waits_and_after_the_tenth_it_is_
     assert isinstance(last, Moved)
     assert (last.outcome, last.transaction.status) == ("failed", Status.FAILED)
     assert desk.steps["code"].seen == 10
+
+
+async def test_a_new_code_can_be_asked_for_while_guesses_are_held_back(desk: Desk) -> None:
+    await desk.opened()
+    for _ in range(3):
+        await desk.progress.answer(await desk.load(), {"say": "no"}, look())
+    assert isinstance(await desk.progress.answer(await desk.load(), {"say": "yes"}, look()), Held)
+    resent = await desk.progress.answer(await desk.load(), {"say": "again", "action": "resend"}, look())
+    assert isinstance(resent, Showing)
+    assert resent.error is None
+    assert isinstance(await desk.progress.answer(await desk.load(), {"say": "yes"}, look()), Held), "the pause goes on"
+    assert isinstance(await desk.progress.answer(await desk.load(), {"say": "yes", "action": "other"}, look()), Held)
 
 
 async def test_what_is_no_guess_counts_nowhere(desk: Desk) -> None:

@@ -48,6 +48,7 @@ class Captcha:
     kind: ClassVar[str] = "captcha"
     Config: ClassVar[type[Spec]] = CaptchaConfig
     proves_identity: ClassVar[bool] = False
+    free_actions: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, config: CaptchaConfig, services: Services) -> None:
         self._config = config

@@ -47,6 +47,7 @@ class Otp:
     kind: ClassVar[str] = "otp"
     Config: ClassVar[type[Spec]] = OtpConfig
     proves_identity: ClassVar[bool] = True
+    free_actions: ClassVar[frozenset[str]] = frozenset({"resend", "use:email", "use:totp", "enrol"})
 
     def __init__(self, config: OtpConfig, services: Services) -> None:
         self._config = config

@@ -38,6 +38,7 @@ class PasswordChange:
     kind: ClassVar[str] = "password_change"
     Config: ClassVar[type[Spec]] = PasswordChangeConfig
     proves_identity: ClassVar[bool] = True
+    free_actions: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, config: PasswordChangeConfig, services: Services) -> None:
         self._config = config
