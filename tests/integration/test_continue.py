@@ -1,0 +1,144 @@
+"""/continue: what it takes, the rules run again, and what they may still say there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.altcha_client import payload
+from tests.support.gateway import Browser, Running, read, running
+
+
+@pytest.fixture
+async def demo(tmp_path: Path) -> AsyncIterator[Running]:
+    async with running(tmp_path) as found:
+        yield found
+
+
+async def reload(demo: Running, *rules: dict[str, Any]) -> None:
+    """Add rules to the running gateway's own."""
+    raw = yaml.safe_load(demo.config.read_text())
+    raw["rules"] += rules
+    demo.config.write_text(yaml.safe_dump(raw, sort_keys=False))
+    await demo.app.reload(read(demo.config))
+
+
+async def ready(demo: Running, browser: Browser, to: str) -> str:
+    """A transfer whose code was given; the path of its /continue."""
+    await demo.log_in(browser)
+    asked = await demo.transfer(browser, to)
+    return (await demo.pass_code(browser, asked.location, follow=False)).location
+
+
+async def test_state_and_token_may_come_by_a_form(demo: Running) -> None:
+    browser = demo.browser()
+    way = await ready(demo, browser, "Form-Unique")
+    state = way.partition("state=")[2]
+    token = (await browser.json("GET", f"/.stepup/t/{state}")).json["token"]
+    done = await browser.post("/continue", {"state": state, "token": token}, follow=True)
+    assert (done.status, done.url.path) == (200, "/account")
+    assert await demo.ledger(browser, "Form-Unique") == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/continue", b"", 400),
+        ("/continue?state=", b"", 400),
+        ("/continue?state=theirs", b"", 400),
+        ("/continue?state={state}&state={state}", b"", 400),
+        ("/continue?state={state}", b"state={state}", 400),
+        ("/continue?state={state}", b"x=\xff", 400),
+        ("/continue?state={state}", b"x=" + b"y" * 70_000, 413),
+        ("/continue?state={state}&token=a.b.c", b"", 400),
+        ("/continue?state={state}&token=a&token=b", b"", 400),
+        ("/continue?state=su_short", b"", 404),
+        ("/continue?state=su_" + "x" * 43, b"", 404),
+    ],
+)
+async def test_what_continue_cannot_take_resumes_nothing(demo: Running, path: str, body: bytes, status: int) -> None:
+    browser = demo.browser()
+    way = await ready(demo, browser, "Wrong-Unique")
+    state = way.partition("state=")[2]
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    refused = await browser.post(path.replace("{state}", state), body.replace(b"{state}", state.encode()), headers=headers)
+    assert refused.status == status
+    assert await demo.ledger(browser, "Wrong-Unique") == 0
+    assert (await browser.get(way, follow=True)).url.path == "/account"
+
+
+async def test_a_missing_state_is_told_in_the_words_that_auth0_users_know(demo: Running) -> None:
+    told = (await demo.browser().json("GET", "/continue")).json
+    assert (told["error"], told["status"]) == ("invalid_request", 400)
+    assert "state" in told["detail"]
+
+
+async def test_other_methods_are_refused(demo: Running) -> None:
+    assert (await demo.browser().request("PUT", "/continue?state=su_x")).status == 405
+
+
+async def test_an_open_transaction_goes_back_to_its_step(demo: Running) -> None:
+    browser = demo.browser()
+    await demo.log_in(browser)
+    asked = await demo.transfer(browser, "Early-Unique")
+    state = asked.location.rpartition("/")[2]
+    assert (await browser.get(f"/continue?state={state}")).location == asked.location
+    early = await browser.json("GET", f"/continue?state={state}")
+    assert (early.status, early.json["error"]) == (409, "step_pending")
+    assert await demo.ledger(browser, "Early-Unique") == 0
+
+
+async def test_a_step_that_the_rules_ask_for_meanwhile_is_added_once(demo: Running) -> None:
+    browser = demo.browser()
+    way = await ready(demo, browser, "More-Unique")
+    await reload(demo, {"name": "new", "match": {"path": "/transfer"}, "require": "human", "max_age": "once"})
+    back = await browser.get(way)
+    assert back.status == 303
+    assert back.location.startswith("/.stepup/t/")
+    assert await demo.ledger(browser, "More-Unique") == 0
+    done = await demo.pass_captcha(browser, back.location)
+    assert done.url.path == "/account"
+    assert await demo.ledger(browser, "More-Unique") == 1
+
+
+async def test_a_second_step_that_is_asked_for_meanwhile_ends_it(demo: Running) -> None:
+    browser = demo.browser()
+    way = await ready(demo, browser, "Again-Unique")
+    await reload(demo, {"name": "new", "match": {"path": "/transfer"}, "require": "human", "max_age": "once"})
+    page = (await browser.get(way)).location
+    shown = await browser.json("GET", page)
+    await browser.json("POST", page, {"altcha": payload(shown.json["step"]["data"])})
+    await reload(demo, {"name": "newer", "match": {"path": "/transfer"}, "require": "new-password"})
+    refused = await browser.get(way)
+    assert refused.status == 403
+    assert (await browser.get(way)).status == 410
+    assert await demo.ledger(browser, "Again-Unique") == 0
+
+
+async def test_a_deny_at_continue_refuses_and_throws_the_request_away(demo: Running) -> None:
+    browser = demo.browser()
+    way = await ready(demo, browser, "Denied-Unique")
+    await reload(demo, {"name": "closed", "match": {"path": "/transfer"}, "deny": {"status": 451, "message": "The bank is closed."}})
+    refused = await browser.get(way)
+    assert refused.status == 451
+    assert "The bank is closed." in refused.text
+    assert (await browser.get(way)).status == 410
+    assert await demo.ledger(browser, "Denied-Unique") == 0
+
+
+async def test_a_script_that_continues_twice_at_once_is_told_once(demo: Running) -> None:
+    browser = demo.browser()
+    await demo.log_in(browser)
+    form = await browser.get("/transfer")
+    asked = await browser.json("POST", "/transfer", data={"to": "Twice-Unique", "amount": "1", "csrf": form.hidden("csrf")})
+    page = asked.json["step_up_url"].removeprefix(demo.base)
+    await browser.json("GET", page)
+    passed = await browser.json("POST", page, {"code": demo.code()})
+    replies = await asyncio.gather(*(browser.json("GET", passed.json["continue"]) for _ in range(10)))
+    assert sorted(r.status for r in replies) == [204] + [410] * 9
+    assert {r.json["error"]["code"] for r in replies if r.status == 410} == {"used"}
