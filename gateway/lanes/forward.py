@@ -22,7 +22,7 @@ from gateway.lanes.upstream import ResponseHead, UpstreamConnection
 from gateway.spec.sections import LimitsSpec, UpstreamSpec
 from gateway.wire.head import Headers
 
-_TOUCHED = (b"transfer-encoding", b"content-length", b"connection")  # `upgrade` never comes without `connection`
+_TOUCHED = (b"\ntransfer-encoding\n", b"\ncontent-length\n", b"\nconnection\n", b"\nupgrade\n")
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
 
@@ -88,8 +88,8 @@ def prepare(exchange: Exchange, spec: UpstreamSpec, authority: str, *, upgrade: 
     """The exchange's headers with Host, framing and, unless `upgrade`, no switch of protocols."""
     body = exchange.body
     host = {"keep": None, "rewrite": authority}.get(spec.host_header, spec.host_header)
-    names = b"\n".join([name for name, _ in exchange.headers]).lower()
-    if host is None and not body.present and not upgrade and not any([name in names for name in _TOUCHED]):
+    names = b"\n".join([b"", *[name for name, _ in exchange.headers], b""]).lower()
+    if host is None and not body.present and not upgrade and not any(map(names.__contains__, _TOUCHED)):
         return exchange.headers  # nothing to touch: most requests
     out: list[tuple[bytes, bytes]] = []
     sized = False

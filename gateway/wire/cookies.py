@@ -77,11 +77,9 @@ def without(value: bytes, names: frozenset[str], *, spellings_of: frozenset[str]
     spellings_of: names whose *other* spellings go (`jsessionid` or `%4ASESSIONID` for `JSESSIONID`), for servers that compare
     loosely. A piece in which a name is hidden behind a comma or a blank goes as a whole.
     """
-    if value.isascii() and b"%" not in value:
-        # Whatever spelling goes, it holds the name itself then, in upper or lower case. Most requests end here.
-        text = value.lower()
-        if not any(name in text for name in _lower(names, spellings_of)):
-            return value
+    wanted = _lower(names, spellings_of)
+    if _innocent(value, wanted):
+        return value
     folded = {_fold(n) for n in spellings_of}
 
     def goes(piece: bytes) -> bool:
@@ -89,11 +87,17 @@ def without(value: bytes, names: frozenset[str], *, spellings_of: frozenset[str]
         return any(n in names or n.strip('"') in names or (n not in spellings_of and _fold(n) in folded) for n in found)
 
     pieces = value.split(b";")
-    kept = [p for p in pieces if not goes(p)]
+    kept = [p for p in pieces if _innocent(p, wanted) or not goes(p)]
     if len(kept) == len(pieces):
         return value
     left = b";".join(kept).strip(b" \t")
     return left if left.strip(b"; \t") else None
+
+
+def _innocent(text: bytes, wanted: tuple[bytes, ...]) -> bool:
+    """None of these names is in it, in whatever spelling: where nothing is encoded a spelling is the name in upper or lower case."""
+    folded = text.lower()
+    return text.isascii() and b"%" not in text and not any(map(folded.__contains__, wanted))
 
 
 @lru_cache(maxsize=256)

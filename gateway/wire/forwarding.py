@@ -112,21 +112,27 @@ def client_scheme(headers: Headers, own: str, *, trusted: bool) -> str:
 def forwarding_headers(head: RequestHead, *, trusted: bool) -> Headers:
     """`X-Forwarded-For`, `-Proto`, `-Host` and `Forwarded` (RFC 7239) for the upstream; the first and last continue a trusted proxy's."""
     if not trusted:
-        return _by_nobody(head.peer, head.scheme, head.origin)
-    return _forwarding(head, trusted=True)
+        return _told_by_us(_text(head.peer), head.scheme, head.origin)
+    address = _text(head.peer)
+    hops = _values(head.headers, b"x-forwarded-for")
+    elements = _values(head.headers, b"forwarded")
+    if head.client_ip != address:  # a chain told in one header only is not lost in the other
+        hops = hops or [head.client_ip]
+        elements = elements or [f"for={_node(head.client_ip)}"]
+    return _told(address, head.scheme, head.origin, hops, elements)
 
 
 @lru_cache(maxsize=4096)
-def _by_nobody(peer: str, scheme: str, origin: str) -> Headers:
-    hops = _values(head.headers, b"x-forwarded-for") if trusted else []
-    elements = _values(head.headers, b"forwarded") if trusted else []
-    if trusted and head.client_ip != address:  # a chain told in one header only is not lost in the other
-        hops = hops or [head.client_ip]
-        elements = elements or [f"for={_node(head.client_ip)}"]
-    element = f"for={_node(address)};host={_quoted(host)};proto={head.scheme}"
+def _told_by_us(address: str, scheme: str, origin: str) -> Headers:
+    return _told(address, scheme, origin, [], [])
+
+
+def _told(address: str, scheme: str, origin: str, hops: list[str], elements: list[str]) -> Headers:
+    host = origin.partition("://")[2]
+    element = f"for={_node(address)};host={_quoted(host)};proto={scheme}"
     return (
         (b"X-Forwarded-For", ", ".join([*hops, address]).encode("latin-1")),
-        (b"X-Forwarded-Proto", head.scheme.encode("ascii")),
+        (b"X-Forwarded-Proto", scheme.encode("ascii")),
         (b"X-Forwarded-Host", host.encode("ascii")),
         (b"Forwarded", ", ".join([*elements, element]).encode("latin-1")),
     )

@@ -145,7 +145,8 @@ def response_for_client(
 ) -> Headers:
     """The header fields of an upstream's answer as the client gets them.
 
-    names: of the headers, lower-case, where the caller has them. gated: a rule protects the resource, so no shared cache may keep it and no private one use it unasked (design.md 7.8).
+    names: of the headers, lower-case, where the caller has them. gated: a rule protects the resource, so no shared cache may keep it and no
+    private one use it unasked (design.md 7.8).
     added: ours, at the end (Set-Cookie of the pass). Also for 1xx answers.
     """
     keys = header_keys(names or lowered(headers))

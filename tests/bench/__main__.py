@@ -27,7 +27,6 @@ from typing import Any
 from tests.bench import flows, targets
 from tests.bench.load import Idle, Load, drive, fetch, get
 from tests.bench.processes import OTHER_CORE, PROXY_CORE, ROOT, Child
-from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer
 
 OUTPUT = ROOT / "tests/output/bench.json"
@@ -58,7 +57,8 @@ class Bench:
 
     async def in_turn(self, runs: Mapping[str, Callable[[], Any]], rounds: int | None = None) -> dict[str, list[Any]]:
         """Every run once a round, each round beginning with another."""
-        names, seen = list(runs), {name: [] for name in runs}  # type: dict[str, list[Any]]
+        names = list(runs)
+        seen: dict[str, list[Any]] = {name: [] for name in names}
         for number in range(rounds or self.rounds):
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 seen[name].append(await runs[name]())
@@ -97,11 +97,13 @@ async def pass_through(bench: Bench, proxies: dict[str, Child]) -> None:
 
 async def gated(bench: Bench, child: Child) -> None:
     cookie = "theme=dark; _ga=GA1.1.1234567890.1700000000; consent=a1b2c3; " + await flows.logged_in(child.port)
-    seen = await bench.in_turn({
-        "nobody, no rule": lambda: bench.load(child),
-        "with a pass, no rule": lambda: bench.load(child, cookie=cookie),
-        "with a pass, gated": lambda: bench.load(child, "/gated/page", cookie=cookie),
-    })
+    seen = await bench.in_turn(
+        {
+            "nobody, no rule": lambda: bench.load(child),
+            "with a pass, no rule": lambda: bench.load(child, cookie=cookie),
+            "with a pass, gated": lambda: bench.load(child, "/gated/page", cookie=cookie),
+        }
+    )
     bench.found["gated"] = {name: {**row(loads), "ratio": ratio(loads, seen["nobody, no rule"])} for name, loads in seen.items()}
 
 
@@ -135,7 +137,7 @@ async def whole_flows(bench: Bench) -> None:
     except RuntimeError as missing:
         print(f"without Redis: {missing}")
     runs = {
-        f"{store}, {kind}": lambda child=child, flow=flow: flows.run(child.port, flow, child.cpu, visitors=4, seconds=bench.seconds)  # type: ignore[misc]
+        f"{store}, {kind}": lambda child=child, flow=flow: flows.run(child.port, flow, child.cpu, visitors=4, seconds=bench.seconds)
         for store, child in stores.items()
         for kind, flow in (("form", flows.by_form), ("JSON", flows.by_json))
     }
@@ -171,7 +173,11 @@ async def memory(bench: Bench) -> None:
             await idle.open(child.port, request, IDLE)
             held = child.rss()
             idle.close()
-        made[name] = {"start_mib": round(start, 1), "idle_mib": round(held, 1), "kib_per_connection": round((held - start) * 1024 / IDLE, 1)}
+        made[name] = {
+            "start_mib": round(start, 1),
+            "idle_mib": round(held, 1),
+            "kib_per_connection": round((held - start) * 1024 / IDLE, 1),
+        }
     bench.found["memory"] = made
 
 
@@ -262,7 +268,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="stepup-bench-") as name, ExitStack() as stack:
         folder = Path(name)
         upstream = stack.enter_context(targets.application(folder))
-        bench = Bench(folder, 3 if given.quick else 5, 0.7 if given.quick else 1.5, stack, upstream)
+        bench = Bench(folder, 2 if given.quick else 5, 0.5 if given.quick else 1.5, stack, upstream)
         asyncio.run(measure(bench, set(given.only)))
     report = {
         "taken_seconds": round(time.monotonic() - began), "load_average_before": round(load_before, 2), "quick": given.quick,

@@ -79,7 +79,8 @@ async def _solve(visitor: Visitor, page: str) -> str:
     """Answer the captcha at `page` by its form; where that leads."""
     html = _must(await visitor.ask("GET", page), 200, "interstitial").body.decode()
     token, challenge = _TOKEN.search(html), _CHALLENGE.search(html)
-    assert token is not None and challenge is not None, html
+    assert token is not None, html
+    assert challenge is not None, html
     solved = payload(json.loads(challenge[1]))
     return _must(await visitor.form(page, altcha=solved, stepup_token=token[1]), 303, "answer").header("location")
 

@@ -20,8 +20,11 @@ HOP_BY_HOP = frozenset({"connection", "keep-alive", "proxy-connection", "te", "t
 
 async def main(port: int, upstream: str, *, bare: bool) -> None:
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, timeout=aiohttp.ClientTimeout(total=60)
-    ) as session:  # fmt: skip
+        connector=aiohttp.TCPConnector(limit=0),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        timeout=aiohttp.ClientTimeout(total=60),
+    ) as session:
 
         async def forward(request: web.BaseRequest) -> web.StreamResponse:
             headers = CIMultiDict((n, v) for n, v in request.headers.items() if n.lower() not in HOP_BY_HOP)
@@ -38,7 +41,7 @@ async def main(port: int, upstream: str, *, bare: bool) -> None:
                 return response
 
         if bare:
-            server = await asyncio.get_running_loop().create_server(web.Server(forward, access_log=None), "127.0.0.1", port)  # type: ignore[arg-type]
+            server = await asyncio.get_running_loop().create_server(web.Server(forward, access_log=None), "127.0.0.1", port)
             await server.serve_forever()
         logging.basicConfig(level=logging.INFO)
         application = web.Application(client_max_size=1 << 40)

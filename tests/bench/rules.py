@@ -1,6 +1,6 @@
 """In a process of its own: how long rules take to load, and how long `decide` takes. Prints JSON.
 
-    python -m tests.bench.rules FILE ROUNDS
+python -m tests.bench.rules FILE ROUNDS
 """
 
 from __future__ import annotations
@@ -24,11 +24,18 @@ from tests.bench.load import COOKIE, HEADERS
 
 
 def head(target: str, method: str = "GET") -> RequestHead:
-    fields = [tuple(part.strip().encode() for part in line.split(":", 1)) for line in ("Host: bank.example.com", *HEADERS, f"Cookie: {COOKIE}")]
+    lines = ("Host: bank.example.com", *HEADERS, f"Cookie: {COOKIE}")
+    fields = tuple((name.encode(), value.strip().encode()) for name, _, value in (line.partition(":") for line in lines))
     return RequestHead(
-        method=method, target=parse_target(target.encode()), headers=tuple((n, v) for n, v in fields), scheme="https", host="bank.example.com",
-        origin="https://bank.example.com", client_ip="192.0.2.1", peer="192.0.2.1",
-    )  # fmt: skip
+        method=method,
+        target=parse_target(target.encode()),
+        headers=fields,
+        scheme="https",
+        host="bank.example.com",
+        origin="https://bank.example.com",
+        client_ip="192.0.2.1",
+        peer="192.0.2.1",
+    )
 
 
 def microseconds(act: Callable[[], object], rounds: int) -> float:
