@@ -16,8 +16,9 @@ from gateway.wire.head import Headers, lowered
 
 MAX_HEAD = 64 * 1024  # bytes of an answer's head, of a chunk's header line, of trailers
 
-# RFC 9112 §4 and §5: no folded line, no bare LF, no control character. Possessive: linear on whatever an upstream sends.
-_HEAD = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9]) ([\t -~\x80-\xff]*+)\r\n((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t -~\x80-\xff]*+\r\n)*+)\r\n")
+# RFC 9112 §4 and §5: no folded line, no bare LF, no control character. The next character is never ambiguous,
+# so this is linear on whatever an upstream sends.
+_HEAD = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9]) ([\t -~\x80-\xff]*)\r\n((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*\r\n)*)\r\n")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 
 

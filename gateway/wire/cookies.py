@@ -15,8 +15,8 @@ from urllib.parse import unquote
 
 from gateway.wire.head import RequestHead
 
-# Some servers end a cookie at a comma or a blank too (RFC 2109, Python's SimpleCookie). Possessive: linear on hostile input.
-_HIDDEN = re.compile(r"[,\s]([^\s,;=\"]++)\s*+=\s*+([^\s,]*+)", re.ASCII)
+# Some servers end a cookie at a comma or a blank too (RFC 2109, Python's SimpleCookie).
+_HIDDEN = re.compile(r"[,\s]([^\s,;=\"]+)\s*=\s*([^\s,]*)", re.ASCII)
 _BLANK = " \t\r\n\f\v\0"
 _VALUE = re.compile(r"[!#-+\--:<-\[\]-~]*")  # RFC 6265 §4.1.1 cookie-octet
 _MAX_AGE = re.compile(r"-?[0-9]+")
