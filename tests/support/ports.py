@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 
@@ -10,12 +11,15 @@ import socket
 _FIRST, _LAST = 15_000, 32_000
 _RANDOM = random.SystemRandom()  # not the seed that Hypothesis gives to every worker alike
 _given: set[int] = set()
+# Workers of one run never take each other's: each has every n-th port.
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
 def free_port() -> int:
     """A port that could be listened on a moment ago, and that this process has not been given before."""
     while True:
-        port = _RANDOM.randint(_FIRST, _LAST)
+        port = _RANDOM.randrange(_FIRST + _WORKER, _LAST, _WORKERS)
         if port in _given:
             continue
         with socket.socket() as probe:
