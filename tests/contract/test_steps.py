@@ -20,6 +20,7 @@ from gateway.errors import StoreUnavailable
 from gateway.flow.ports import Records, StateStore
 from gateway.flow.step import Again, Context, Failed, Outcome, Passed, Refused, Step, View
 from gateway.steps.captcha import Captcha, CaptchaConfig
+from gateway.steps.captcha.question import canonical
 from gateway.steps.otp import Otp, OtpConfig
 from gateway.steps.password_change import PasswordChange, PasswordChangeConfig
 from gateway.stores.factory import open_state
@@ -237,9 +238,10 @@ async def test_an_answer_does_not_pass_in_another_transaction(case: Case) -> Non
     context, view = await case.shown()
     form = case.right(view)
     assert isinstance(await case.step.answer(context, form), Passed)
-    for transaction in ("t2", "t3", "t4", "t5", "t6"):
-        other, shown = await case.shown(transaction)
-        if case.wait == 0 or case.right(shown) != form:  # two small questions can have the same answer
+    for number in range(2, 40):
+        other, shown = await case.shown(f"t{number}")
+        # Two small questions can have the same answer, also in another spelling ("3", "three").
+        if case.wait == 0 or canonical(case.right(shown)["answer"]) != canonical(form["answer"]):
             break
     assert not isinstance(await case.step.answer(other, form), Passed)
 
