@@ -62,11 +62,16 @@ class SessionSource(Protocol):
     cookie_names: frozenset[str]
     strips: bool
     """A session cookie that nothing vouches for is not forwarded."""
+    watched: frozenset[bytes]
+    """Fields of answers, beside Set-Cookie and lower-case, that tell of a subject's claims."""
 
     def identify(self, head: RequestHead, presented: Pass | None, now: float) -> Identified: ...
 
     def is_login(self, head: RequestHead) -> bool:
         """This request may log somebody in: its body must be read before it is forwarded."""
+
+    def concerns(self, readings: tuple[str, ...]) -> bool:
+        """A path of this kind may log somebody in or out, whatever else the request is."""
 
     def read_login(self, head: RequestHead, body: bytes | None) -> Login: ...
 
