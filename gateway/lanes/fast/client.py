@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import httptools
 import structlog
@@ -116,12 +116,11 @@ class FastConnection(asyncio.Protocol):
     # -- asyncio.Protocol ---------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 -- a stream server makes no other kind
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no instance of it
         peer = transport.get_extra_info("peername")
         address = str(peer[0]) if peer else ""
         if not self._listener.admit(address):
-            transport.abort()
+            self._transport.abort()
             return
         self._address = address
         self._state = IDLE
@@ -499,7 +498,7 @@ class FastConnection(asyncio.Protocol):
             return
         length = -1
         dropped = False
-        lines[0] = b""
+        del lines[0]
         for line in lines:
             kind = known.get(line)
             if kind is None:
@@ -530,8 +529,7 @@ class FastConnection(asyncio.Protocol):
             self._broke(UpstreamBroke(f"{connection.endpoint.url}: llhttp: {type(error).__name__}"))
             return
         if dropped or gated or self._last:
-            lines[0] = first
-            head = b"\r\n".join([line for line in lines if known.get(line) != DROPPED])
+            head = b"\r\n".join([first, *[line for line in lines if known.get(line) != DROPPED]])
             extra = (_PRIVATE if gated else b"") + (_CLOSE if self._last else b"")
             data = b"".join((head, b"\r\n", extra, b"\r\n", data[end + 4 :]))
         self._started = True
