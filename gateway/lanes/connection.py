@@ -96,6 +96,7 @@ class Connection(RequestHandler):
         self._address: str | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_begun = False
+        self._handed = front is not None  # what comes next is what the fast lane does not serve
         self._open_payload: StreamReader | None = None
         self._seen = 0  # requests parsed
         self._trusted: int | None = None  # only so many of them are served; None: all
@@ -134,7 +135,8 @@ class Connection(RequestHandler):
             self.on_lost()
 
     def data_received(self, data: bytes) -> None:
-        if self.front is not None and self._resting and data:
+        handed, self._handed = self._handed, False
+        if self.front is not None and data and not handed and self._resting:
             self._park()
             self.front.regain(data, full=self._paused)
             return
@@ -148,7 +150,7 @@ class Connection(RequestHandler):
             self._stop_head_timer()
             for message, payload in list(self._messages)[before:]:
                 self._note(message, payload)
-        elif data and self._waiter is not None and not self._upgraded:
+        elif data and (handed or self._waiter is not None) and not self._upgraded:
             self._head_begun = True
             if self._head_timer is None:
                 self._head_timer = self._loop.call_later(self._limits.head_timeout, self._head_expired)
@@ -183,7 +185,8 @@ class Connection(RequestHandler):
         waiting = self._waiter is not None and not self._waiter.done() and not self._messages
         if not waiting or self._head_begun or self._upgraded or self._buffer_paused or self._trailer_possible or self._trusted is not None:
             return False
-        return self._streamed < _MAX_STREAMED and not (self._close or self._force_close)
+        # The parser keeps what came of the next head to itself; but no head that is begun and not whole ends like this.
+        return self._last_bytes.endswith(b"\r\n\r\n") and self._streamed < _MAX_STREAMED and not (self._close or self._force_close)
 
     def _park(self) -> None:
         """The connection goes to the fast lane: nothing here may close it meanwhile."""
@@ -192,6 +195,7 @@ class Connection(RequestHandler):
 
     def unpark(self) -> None:
         """It is back, and `data_received` follows. Whether its client takes bytes is told by `pause_writing`."""
+        self._handed = True
         if self._paused:
             self.resume_writing()
 
