@@ -96,7 +96,6 @@ class Connection(RequestHandler):
         self._address: str | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_begun = False
-        self._handed = front is not None  # what comes next is what the fast lane does not serve
         self._open_payload: StreamReader | None = None
         self._seen = 0  # requests parsed
         self._trusted: int | None = None  # only so many of them are served; None: all
@@ -135,15 +134,17 @@ class Connection(RequestHandler):
             self.on_lost()
 
     def data_received(self, data: bytes) -> None:
-        handed, self._handed = self._handed, False
-        if self.front is not None and data and not handed and self._resting:
+        if self.front is not None and self._resting and data:
             self._park()
             self.front.regain(data, full=self._paused)
             return
-        self.take(data)
+        self._read(data, handed=False)
 
     def take(self, data: bytes) -> None:
-        """Bytes that are this lane's to serve."""
+        """The beginning of a request that is this lane's to serve."""
+        self._read(data, handed=True)
+
+    def _read(self, data: bytes, *, handed: bool) -> None:
         before = len(self._messages)
         try:
             super().data_received(data)
@@ -199,7 +200,6 @@ class Connection(RequestHandler):
 
     def unpark(self) -> None:
         """It is back, and `data_received` follows. Whether its client takes bytes is told by `pause_writing`."""
-        self._handed = True
         if self._paused:
             self.resume_writing()
 
