@@ -138,10 +138,13 @@ class Connection(RequestHandler):
             self._park()
             self.front.regain(data, full=self._paused)
             return
-        self.take(data)
+        self._read(data, handed=False)
 
     def take(self, data: bytes) -> None:
-        """Bytes that are this lane's to serve."""
+        """The beginning of a request that is this lane's to serve."""
+        self._read(data, handed=True)
+
+    def _read(self, data: bytes, *, handed: bool) -> None:
         before = len(self._messages)
         try:
             super().data_received(data)
@@ -152,7 +155,7 @@ class Connection(RequestHandler):
             self._stop_head_timer()
             for message, payload in list(self._messages)[before:]:
                 self._note(message, payload)
-        elif data and self._waiter is not None and not self._upgraded:
+        elif data and (handed or self._waiter is not None) and not self._upgraded:
             self._head_begun = True
             if self._head_timer is None:
                 self._head_timer = self._loop.call_later(self._limits.head_timeout, self._head_expired)
@@ -187,7 +190,8 @@ class Connection(RequestHandler):
         waiting = self._waiter is not None and not self._waiter.done() and not self._messages
         if not waiting or self._head_begun or self._upgraded or self._buffer_paused or self._trailer_possible or self._trusted is not None:
             return False
-        return self._streamed < _MAX_STREAMED and not (self._close or self._force_close)
+        # The parser keeps what came of the next head to itself; but no head that is begun and not whole ends like this.
+        return self._last_bytes.endswith(b"\r\n\r\n") and self._streamed < _MAX_STREAMED and not (self._close or self._force_close)
 
     def _park(self) -> None:
         """The connection goes to the fast lane: nothing here may close it meanwhile."""

@@ -20,6 +20,9 @@ from gateway.wire.head import Headers, RequestHead
 from gateway.wire.headers import METHODS
 from gateway.wire.target import parse_target
 
+# RFC 9110 §7.2: a host and at most one port. `a:8080:80` is no way to write `a:8080`.
+_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::([0-9]+))?")
+
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
@@ -101,6 +104,10 @@ def _host(origin: str) -> str:
 
 def origin_of(authority: str, scheme: str, origins: tuple[str, ...]) -> str | None:
     """The entry of public_url that a Host value means, default ports left out; None where there is none."""
-    default = ":443" if scheme == "https" else ":80"
-    wanted = f"{scheme}://{authority.strip().lower().removesuffix(default)}"
+    found = _AUTHORITY.fullmatch(authority.strip(" \t").lower())
+    if found is None:
+        return None
+    host, port = found.groups()
+    shown = "" if port is None or port == ("443" if scheme == "https" else "80") else f":{port}"
+    wanted = f"{scheme}://{host}{shown}"
     return wanted if wanted in origins else None

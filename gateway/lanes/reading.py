@@ -99,7 +99,11 @@ class Reading:
             return None
         if not isinstance(event, h11.Response | h11.InformationalResponse):
             raise BadAnswer("closed without an answer")
+        if event.http_version not in (b"1.0", b"1.1"):
+            raise BadAnswer("not HTTP/1.0 or HTTP/1.1")
         fields = tuple((bytes(name), bytes(value)) for name, value in event.headers.raw_items())
+        if sum(len(name) + len(value) + 4 for name, value in fields) > MAX_HEAD:  # h11 bounds only what it waits for
+            raise BadAnswer(f"a head of more than {MAX_HEAD} bytes")
         return ResponseHead(event.status_code, bytes(event.reason), fields, bytes(event.http_version), lowered(fields))
 
     def body(self) -> bytes | bytearray | None:
