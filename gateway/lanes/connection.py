@@ -105,6 +105,7 @@ class Connection(RequestHandler):
         self._writable.set()
         self.on_lost: Callable[[], None] | None = None
         self.answering = False  # bytes of the present answer are out
+        self._half_closed = False  # the client has ended its side
 
     # asyncio.Protocol
 
@@ -125,9 +126,27 @@ class Connection(RequestHandler):
             self._address = None
         self._stop_head_timer()
         self._writable.set()
-        super().connection_lost(exc)
-        if self.on_lost is not None:
-            self.on_lost()
+        try:
+            super().connection_lost(exc)
+        finally:
+            if self.on_lost is not None:
+                self.on_lost()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp keeps no connection open for its answer
+        """The client has ended its side, or is gone: TCP says the same of both. What was asked for in full is answered, then the
+        connection ends; what broke off is refused. Over TLS there is no half-open state: the connection ends at once."""
+        transport, body = self.transport, self._open_payload
+        if transport is None or not transport.can_write_eof():
+            return False
+        self._half_closed = True
+        if self._waiter is not None and not self._messages:
+            if self._head_begun:
+                self._refuse_here(400, "the request head broke off")
+            return False
+        if body is not None and not body.is_eof():
+            body.set_exception(RequestPayloadError("the body broke off"))
+            body.feed_eof()  # nobody shall wait for the rest
+        return True
 
     def data_received(self, data: bytes) -> None:
         before = len(self._messages)
@@ -180,7 +199,8 @@ class Connection(RequestHandler):
         last = self._trailer_possible and self.serving >= self._seen
         behind_a_trailer = last and self._open_payload is not None and self._open_payload.is_eof()
         worn = behind_a_trailer or self._streamed >= _MAX_STREAMED or (self._trusted is not None and self.serving >= self._trusted)
-        return worn or self._close or self._force_close
+        last_of_all = self._half_closed and self.serving >= self._seen
+        return worn or last_of_all or self._close or self._force_close
 
     @property
     def trusted(self) -> bool:
@@ -235,6 +255,8 @@ class Connection(RequestHandler):
         duplex = Duplex()
         duplex.on_lost = self.connection_lost
         duplex.adopt(transport, behind, writing_paused=self._paused)
+        if self._half_closed:
+            duplex.eof_received()
         return duplex
 
     # refusals
