@@ -7,7 +7,7 @@ import re
 import socket
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import StreamReader
@@ -44,10 +44,10 @@ class Sent(StreamResponse):
         return None
 
 
-def plain(status: int, text: str) -> bytes:
-    """A whole tiny answer that ends the connection."""
+def plain(status: int, text: str, *more: str) -> bytes:
+    """A whole tiny answer that ends the connection; `more` are further header lines."""
     body = text.encode() + b"\n"
-    fields = ("Content-Type: text/plain; charset=utf-8", f"Content-Length: {len(body)}", "Connection: close")
+    fields = ("Content-Type: text/plain; charset=utf-8", f"Content-Length: {len(body)}", "Connection: close", *more)
     return "\r\n".join((f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *fields, "", "")).encode("ascii") + body
 
 
@@ -57,6 +57,12 @@ def _reason(error: Exception) -> str:
     if (said := _SAID_BY_LLHTTP.match(text)) is not None:
         return said[1]
     return text if text == _TOO_MANY or text.startswith(("Duplicate '", "Missing 'Host'")) else type(error).__name__
+
+
+def peer_address(transport: asyncio.BaseTransport) -> str:
+    """The client's address; "" where it is gone already."""
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if peer else ""
 
 
 def connection_of(request: BaseRequest) -> Connection:
@@ -106,15 +112,15 @@ class Connection(RequestHandler):
         self.on_lost: Callable[[], None] | None = None
         self.answering = False  # bytes of the present answer are out
         self._half_closed = False  # the client has ended its side
+        self._tunnel = False
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        peer = transport.get_extra_info("peername")
-        address = str(peer[0]) if peer else ""
+        address = peer_address(transport)
         if not self._listener.admit(address):
-            assert isinstance(transport, asyncio.Transport)  # noqa: S101 -- a stream server makes no other kind
-            transport.abort()
+            self._force_close = True  # nothing of it is read
+            self._listener.turn_away(cast("asyncio.Transport", transport))
             return
         self._address = address
         super().connection_made(transport)
@@ -186,6 +192,13 @@ class Connection(RequestHandler):
         super().resume_writing()
         self._writable.set()
 
+    @property
+    def state(self) -> str:
+        """`tunnel`, `active` (a request is in hand) or `idle`."""
+        if self._tunnel:
+            return "tunnel"
+        return "idle" if self._waiter is not None and not self._messages else "active"
+
     # what answers use
 
     @property
@@ -226,6 +239,7 @@ class Connection(RequestHandler):
                     await self._writable.wait()
             except TimeoutError as error:
                 if transport.get_write_buffer_size() >= unsent:
+                    self._listener.on_cut("slow_reader")
                     transport.abort()
                     raise ClientGone(f"the client read nothing for {timeout:g} s") from error
 
@@ -252,6 +266,7 @@ class Connection(RequestHandler):
         if transport is None:
             raise ClientGone("the connection is closed")
         behind, self._message_tail = self._message_tail, b""
+        self._tunnel = True
         duplex = Duplex()
         duplex.on_lost = self.connection_lost
         duplex.adopt(transport, behind, writing_paused=self._paused)
@@ -289,6 +304,7 @@ class Connection(RequestHandler):
     def _head_expired(self) -> None:
         self._head_timer = None
         if not self._head_begun:  # a 408 nobody asked for could be taken for the answer to a request just being sent
+            self._listener.on_cut("unused")
             self.force_close()
             return
         self._refuse_here(408, f"the request head took longer than {self._limits.head_timeout:g} s")
@@ -303,7 +319,22 @@ class Connection(RequestHandler):
     def _bound_closing(self, transport: asyncio.Transport | None) -> None:
         """A closing transport first sends what is left: a client that does not read must not hold it."""
         if transport is not None and transport.is_closing() and transport.get_write_buffer_size():
-            self._loop.call_later(self._limits.write_idle_timeout, transport.abort)
+            self._loop.call_later(self._limits.write_idle_timeout, self._end_closing, transport)
+
+    def _end_closing(self, transport: asyncio.Transport) -> None:
+        if transport.get_write_buffer_size():
+            self._listener.on_cut("slow_reader")
+        transport.abort()
+
+    def _process_keepalive(self) -> None:
+        """Nothing was asked for so long. A head that has begun is given the time of a head."""
+        if self._head_begun:
+            self._keepalive_handle = None
+            return
+        before = self._force_close
+        super()._process_keepalive()
+        if self._force_close and not before:
+            self._listener.on_cut("keepalive")
 
     def _stop_head_timer(self) -> None:
         self._head_begun = False

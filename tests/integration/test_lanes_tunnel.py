@@ -198,7 +198,7 @@ async def test_tunnel_can_be_closed_from_outside() -> None:
 async def test_silent_tunnel_ends() -> None:
     async with (
         raw_upstream(echo) as upstream,
-        lane(upstream.url, bounds=limits(tunnel_idle_timeout="100ms")) as made,
+        lane(upstream.url, bounds=limits(tunnel_idle_timeout="500ms")) as made,
         raw_client(made.port) as client,
     ):
         await client.send(UPGRADE + b"x")
