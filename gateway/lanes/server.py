@@ -137,6 +137,7 @@ class Listener(Server):
         connection = connection_of(request)
         connection.answering = False
         connection.serving += 1
+        connection.began = self._loop.time()
         if not connection.trusted:
             connection.cut(reset=False)
             return Sent(499, keep_alive=False)
