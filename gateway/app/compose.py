@@ -364,7 +364,7 @@ class GatewayApp:
         return self.metrics.text()
 
     def _bad_request(self, status: int, reason: str) -> None:
-        self.trail.event("refused", kind=f"malformed {status}", reason=reason[:200])
+        self.trail.event("refused", kind="head_timeout" if status == 408 else f"malformed {status}", reason=reason[:200])
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

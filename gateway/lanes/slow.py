@@ -20,6 +20,7 @@ from gateway.errors import (
     BodyTooLarge,
     ClientGone,
     Conflict,
+    GatewayError,
     StoreUnavailable,
     UpstreamBusy,
     UpstreamFault,
@@ -37,6 +38,7 @@ from gateway.flow.transaction import Event, Status, move
 from gateway.flow.visit import Closed, Door
 from gateway.lanes.answers import Answers
 from gateway.lanes.body import BodyTimeout, ClientBody
+from gateway.lanes.forward import Relayed
 from gateway.lanes.heads import Entrance, Unreadable, read_head
 from gateway.lanes.relay import Diverted, Relay
 from gateway.lanes.suspend import Paths, Suspender, same_target
@@ -88,7 +90,10 @@ class SlowLane:
             return self._answers.bare(head.status, head.kind, request_id)
         asked = Asked(head, request_id, self._clock())
         try:
-            return await self._serve(request, asked)
+            response = await self._serve(request, asked)
+            if isinstance(response, Relayed) and response.fault is not None:
+                self._broke_off(asked, response.fault)
+            return response  # noqa: TRY300 -- `else` would leave the faults of these lines outside of the net
         except Diverted as diverted:
             return diverted.response
         except StoreUnavailable as error:
@@ -122,7 +127,10 @@ class SlowLane:
 
     async def _gated(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
         limits = self._limits
-        incoming = ClientBody(request, limit=limits.max_upload, idle_timeout=limits.body_idle_timeout, timeout=limits.body_timeout)
+        incoming = ClientBody(
+            request, limit=limits.max_upload, idle_timeout=limits.body_idle_timeout, timeout=limits.body_timeout,
+            total=limits.upload_timeout,
+        )  # fmt: skip
         judged = await self._gate.judge(asked.head, asked.now, self._reader(asked, incoming))
         if await self._used_up(asked, judged):
             bare = replace(judged.identified, holder=replace(judged.identified.holder, proofs={})) if judged.identified.holder else None
@@ -217,7 +225,23 @@ class SlowLane:
 
         return read_body
 
+    def _broke_off(self, asked: Asked, fault: GatewayError) -> None:
+        """An answer was cut behind its head. A client that goes is nobody's fault."""
+        match fault:
+            case UpstreamFault():
+                self._blame(asked, fault)
+            case BodyTooLarge():
+                self._trail.event("refused", request_id=asked.request_id, kind="too_large", reason=str(fault))
+            case BodyTimeout():
+                self._trail.event("refused", request_id=asked.request_id, kind="body_timeout", reason=str(fault))
+            case _:
+                pass
+
     def _fault(self, asked: Asked, error: UpstreamFault) -> web.Response:
+        return self._answers.refusal(asked, self._blame(asked, error), detail=_words(error))
+
+    def _blame(self, asked: Asked, error: UpstreamFault) -> str:
+        """Log and count a fault of an upstream; its kind."""
         match error:
             case UpstreamTimeout():
                 kind = "upstream_timeout"
@@ -230,7 +254,7 @@ class SlowLane:
         self._trail.event(
             "upstream fault", request_id=asked.request_id, upstream=route.upstream if route else "", kind=what, reason=str(error)
         )
-        return self._answers.refusal(asked, kind, detail=_words(error))
+        return kind
 
     def _log(self, asked: Asked, judged: Judged) -> None:
         decision: Decision = judged.decision
