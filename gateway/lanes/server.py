@@ -10,10 +10,10 @@ import asyncio
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from aiohttp.web_request import BaseRequest
@@ -37,19 +37,54 @@ _MOMENT = 1.0  # seconds
 
 log = structlog.get_logger(__name__)
 
+_LOOK = 0.02  # seconds between two looks at what is still being answered, while it shuts down
+
 
 def raw_target(request: BaseRequest) -> bytes:
     """The request target, byte for byte as the client sent it."""
     return request.raw_path.encode("utf-8", "surrogateescape")
 
 
-class Listener(Server):
-    """aiohttp's server, counting connections and judging heads before the handler sees them."""
+class Front(Protocol):
+    """A connection of the fast lane, in front of one of ours."""
 
-    def __init__(self, handler: Handler, limits: LimitsSpec, on_bad_request: OnBadRequest, on_cut: OnCut = lambda _: None) -> None:
+    @property
+    def slow(self) -> Connection | None: ...
+
+    def regain(self, data: bytes, *, full: bool) -> None: ...
+
+    def lost(self) -> None: ...
+
+    @property
+    def busy(self) -> bool:
+        """A request is in hand, or an answer on its way out."""
+
+    def retire(self) -> None: ...
+
+    def close_now(self) -> None: ...
+
+
+class Fast(Protocol):
+    """The fast lane as the listener sees it: it makes the connections, and knows those that are open."""
+
+    @property
+    def connections(self) -> Collection[Front]: ...
+
+    def connection(self, listener: Listener) -> asyncio.Protocol: ...
+
+    def close(self) -> None: ...
+
+
+class Listener(Server):
+    """aiohttp's server, counting connections and judging heads before the handler sees them. fast: the lane in front of it, if any."""
+
+    def __init__(
+        self, handler: Handler, limits: LimitsSpec, on_bad_request: OnBadRequest, fast: Fast | None = None, on_cut: OnCut = lambda _: None
+    ) -> None:
         super().__init__(self._serve)
         self._handler = handler
         self._limits = limits
+        self._fast = fast
         self.on_bad_request = on_bad_request
         self.on_cut = on_cut
         self._addresses: Counter[str] = Counter()
@@ -60,13 +95,22 @@ class Listener(Server):
         self._quiet.set()
         self.handshakes: set[asyncio.Task[None]] = set()  # of TLS, under way
 
-    def __call__(self) -> Connection:
-        return Connection(self, self._limits)
+    def __call__(self) -> Any:
+        return Connection(self, self._limits) if self._fast is None else self._fast.connection(self)
+
+    def behind(self, front: Front) -> Connection:
+        """The slow lane's protocol for a connection that the fast lane hands over."""
+        return Connection(self, self._limits, front)
 
     @property
     def connections(self) -> list[Connection]:  # type: ignore[override]  # made by __call__
         """Every open connection."""
         return [connection for connection in super().connections if isinstance(connection, Connection)]
+
+    @property
+    def open(self) -> int:
+        """Client connections, of both lanes."""
+        return self._admitted
 
     def admit(self, address: str) -> bool:
         """Count a connection in; False when there are too many in all or of this address."""
@@ -103,7 +147,10 @@ class Listener(Server):
 
     def states(self) -> dict[str, int]:
         """Open client connections by what they do: `handshake` (of TLS), `idle`, `active`, `tunnel`."""
-        found = Counter(connection.state for connection in self.connections)
+        found = Counter(connection.state for connection in self.connections if connection.front is None)
+        for front in self._fast.connections if self._fast is not None else ():
+            slow = front.slow
+            found[slow.state if slow is not None else "active" if front.busy else "idle"] += 1
         return {state: found[state] for state in ("idle", "active", "tunnel")} | {"handshake": len(self.handshakes)}
 
     def dismiss(self, address: str) -> None:
@@ -123,14 +170,27 @@ class Listener(Server):
         """End unused connections now, busy ones after their answer, all after `timeout` seconds."""
         for handshake in tuple(self.handshakes):
             handshake.cancel()
+        fronts = list(self._fast.connections) if self._fast is not None else []
+        for front in fronts:
+            if front.slow is not None:
+                front.slow.retire()
+            else:
+                front.retire()
         for connection in self.connections:
-            connection.retire()
+            if connection.front is None:
+                connection.retire()
         if timeout > 0:
             try:
                 async with asyncio.timeout(timeout):
                     await self._quiet.wait()
+                    while any(front.busy for front in fronts):  # noqa: ASYNC110 -- a connection that ends does not tell who waits here
+                        await asyncio.sleep(_LOOK)
             except TimeoutError:
-                log.warning("requests cut off at shutdown", count=self._running)
+                log.warning("requests cut off at shutdown", count=self._running + sum(front.busy for front in fronts))
+        for front in fronts:
+            front.close_now()
+        if self._fast is not None:
+            self._fast.close()
         await self.shutdown(0.05)
 
     async def _serve(self, request: BaseRequest) -> StreamResponse:
@@ -180,7 +240,7 @@ class RunningServer:
     @property
     def connections(self) -> int:
         """Open client connections."""
-        return len(self._listener.connections)
+        return self._listener.open
 
     def states(self) -> dict[str, int]:
         """See `Listener.states`."""
@@ -203,11 +263,12 @@ async def serve(
     on_bad_request: OnBadRequest,
     on_cut: OnCut = lambda _: None,
     sock: socket.socket | None = None,
+    fast: Fast | None = None,
 ) -> RunningServer:
     """Listen on `host:port`, or on `sock`. Raises OSError. `on_bad_request(status, reason)` hears of every refused request;
     `reason` never quotes the client's bytes. `on_cut(reason)` hears of every connection that ends without an answer."""
     loop = asyncio.get_running_loop()
-    listener = Listener(handler, limits, on_bad_request, on_cut)
+    listener = Listener(handler, limits, on_bad_request, fast, on_cut)
     factory = listener if ssl_context is None else partial(Handshake, listener, ssl_context, limits.head_timeout)
     where: dict[str, Any] = {"host": host, "port": port} if sock is None else {"sock": sock}
     server = await loop.create_server(factory, backlog=1024, **where)

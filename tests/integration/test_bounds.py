@@ -345,7 +345,7 @@ async def placed(folder: Path, name: str, config: Mapping[str, Any]) -> AsyncIte
     upstream_settings = {} if limits else config
     async with (
         raw_upstream(script) as upstream,
-        fronting(folder, {"app": {"url": upstream.url, **upstream_settings}}, rules=RULES, limits=dict(limits)) as front,
+        fronting(folder, {"app": {"url": upstream.url, **upstream_settings}}, rules=RULES, limits=dict(limits), lane="slow") as front,
         AsyncExitStack() as held,
     ):
         yield Place(front, upstream, held)
