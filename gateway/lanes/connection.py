@@ -116,7 +116,6 @@ class Connection(RequestHandler):
         self.answering = False  # bytes of the present answer are out
         self._half_closed = False  # the client has ended its side
         self._tunnel = False
-        self._handed = False  # what comes next is for this lane
 
     # asyncio.Protocol
 
@@ -161,8 +160,7 @@ class Connection(RequestHandler):
         return True
 
     def data_received(self, data: bytes) -> None:
-        handed, self._handed = self._handed, False
-        if self.front is not None and not handed and self._resting and data:
+        if self.front is not None and self._resting and data:
             self._park()
             self.front.regain(data, full=self._paused)
             return
@@ -227,7 +225,6 @@ class Connection(RequestHandler):
 
     def unpark(self) -> None:
         """It is back, and `data_received` follows. Whether its client takes bytes is told by `pause_writing`."""
-        self._handed = True
         if self._paused:
             self.resume_writing()
 
