@@ -168,7 +168,7 @@ class LimitsSpec(Spec):
     )
     max_connections_per_address: Int = Field(1_000, ge=1, description="Open client connections of one address; the same above.")
     request_line: Size = Field(8190, description="Longest request line; 414 above.")
-    header_size: Size = Field(16_384, description="Longest single header field, name and value; 431 above.")
+    header_size: Size = Field(16_384, description="Longest value of a single header field; 431 above.")
     header_count: Int = Field(128, ge=1, description="Header fields of a request; 431 above.")
     head_timeout: Duration = Field(
         15.0,

@@ -4,10 +4,11 @@ reference says, and is counted."""
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,13 +17,17 @@ import aiohttp
 import pytest
 
 from gateway.spec.sections import LimitsSpec, UpstreamSpec
-from tests.support.front import FETCH, Front, fronting
-from tests.support.raw import OK, RawMessage, RawPeer, RawUpstream, Truncated, raw_upstream
+from tests.support.front import FETCH, Front, cookie_line, cookies, fronting
+from tests.support.raw import OK, PATIENCE, RawMessage, RawPeer, RawUpstream, Truncated, raw_upstream, until
 
 Outcome = int | Literal["close"]
+LANES = ("slow", "auto")
 GET = "GET /x HTTP/1.1\nHost: HOST\n\n"
 FORM = "Content-Type: application/x-www-form-urlencoded\n"
-RULES = [{"name": "form", "match": {"path": "/form"}, "when": 'request.form.a == "deny"', "deny": {"status": 403}}]
+RULES = [
+    {"name": "gated", "match": {"path": "/gated"}, "require": "human"},
+    {"name": "form", "match": {"path": "/form"}, "when": 'request.form.a == "deny"', "deny": {"status": 403}},
+]
 SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
 
 
@@ -45,6 +50,13 @@ class Place:
         async with aiohttp.ClientSession() as session, session.get(url) as answer:
             lines = (await answer.text()).splitlines()
         return next((float(each.rpartition(" ")[2]) for each in lines if each.startswith(line + " ")), 0.0)
+
+    async def reaches(self, line: str, wanted: float) -> None:
+        """The metric is, or soon becomes, exactly this."""
+        async with asyncio.timeout(PATIENCE):
+            while (found := await self.metric(line)) < wanted:  # noqa: ASYNC110 -- what is waited for tells nobody
+                await asyncio.sleep(0.02)
+        assert found == wanted
 
 
 async def outcome(client: RawPeer) -> Outcome:
@@ -148,9 +160,7 @@ def reading(*, reads: bool) -> Act:
         head = await client.head()
         if not reads:
             client.pause()
-            async with asyncio.timeout(10):
-                while not await place.metric('stepup_refusals_total{reason="slow_reader"}'):
-                    await asyncio.sleep(0.05)
+            await place.reaches(refused("slow_reader"), 1)
             client.writer.transport.resume_reading()  # type: ignore[attr-defined]  # a stream's transport is one that reads
         try:
             return 200 if len(await client.body(head)) == 30_000_000 else "close"
@@ -175,43 +185,52 @@ def tunnel(pause: float) -> Act:
     return act
 
 
+def answering_a_step(size: int) -> Act:
+    """A wrong answer of so many bytes to a captcha."""
+
+    async def act(place: Place) -> Outcome:
+        asked = await place.front.ask("GET /gated", FETCH)
+        fields = cookie_line(cookies(asked)) + FETCH + b"Content-Type: application/json\r\n"
+        answer = json.dumps({"altcha": ""}).encode()
+        padded = answer.replace(b'""', b'"%b"' % (b"x" * (size - len(answer))))
+        assert len(padded) == size
+        return (await place.front.ask(f"POST /.stepup/t/{json.loads(asked.body)['state']}", fields, padded)).status
+
+    return act
+
+
 async def while_busy(place: Place) -> Outcome:
     """A request while another one holds the upstream's only connection."""
     first = await place.client()
     await first.send(place.bytes("GET /silent HTTP/1.1\nHost: HOST\n\n"))
-    async with asyncio.timeout(5):
-        while not place.upstream.requests:
-            await asyncio.sleep(0.01)
+    await until(lambda: bool(place.upstream.requests))
     return await one(place, GET)
 
 
 @asynccontextmanager
 async def black_hole() -> AsyncIterator[str]:
     """An address that takes no more connections: the url of a listener whose queue is full."""
-    with socket.socket() as listener:
+    with ExitStack() as held:
+        listener = held.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
-        waiting = []
-        for _ in range(8):
-            each = socket.socket()
-            each.setblocking(False)  # noqa: FBT003 -- the standard library's signature
+        for _ in range(4):
+            each = held.enter_context(socket.socket())
+            each.settimeout(0)
             each.connect_ex(listener.getsockname())
-            waiting.append(each)
-        await asyncio.sleep(0.05)  # the system fills the queue by itself
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        for each in waiting:
-            each.close()
 
 
 @dataclass(frozen=True)
 class Bound:
-    """within, beyond: what is done, and must get 200 and `answer`. counted: the metric's line that is one more then."""
+    """within, beyond: what is done, and must get `passes` and `answer`. counted: the metric's line that is one more then."""
 
     within: Act
     beyond: Act
     answer: Outcome
     counted: str
     config: Mapping[str, Any] = field(default_factory=dict)
+    passes: Outcome = 200
 
 
 def refused(reason: str) -> str:
@@ -222,7 +241,6 @@ def fault(kind: str) -> str:
     return f'stepup_upstream_errors_total{{kind="{kind}",upstream="app"}}'
 
 
-# What stands between the parts of a request line of 100 bytes, and of a field of 60.
 LINE = "GET /{} HTTP/1.1\nHost: HOST\n\n"
 FIELD = "GET /x HTTP/1.1\nHost: HOST\nX-Field: {}\n\n"
 
@@ -237,8 +255,8 @@ BOUNDS: dict[str, Bound] = {
         414, refused("malformed 414"), {"request_line": 100},
     ),
     "limits.header_size": Bound(
-        sending(FIELD.format("x" * (60 - len("X-Field")))),
-        sending(FIELD.format("x" * (61 - len("X-Field")))),
+        sending(FIELD.format("x" * 60)),
+        sending(FIELD.format("x" * 61)),
         431, refused("malformed 431"), {"header_size": 60},
     ),
     "limits.header_count": Bound(
@@ -271,8 +289,7 @@ BOUNDS: dict[str, Bound] = {
         'stepup_decisions_total{decision="deny",upstream="app"}', {"condition_body": 10},
     ),
     "limits.answer_body": Bound(
-        posting("/.stepup/introspect", "token=1234"), posting("/.stepup/introspect", "token=12345"), 413, refused("too_large"),
-        {"answer_body": 10},
+        answering_a_step(100), answering_a_step(101), 413, refused("too_large"), {"answer_body": 100}, passes=422
     ),
     "limits.tunnel_idle_timeout": Bound(
         tunnel(0.1), tunnel(1.5), "close", 'stepup_tunnels_closed_total{reason="idle",upstream="app"}', {"tunnel_idle_timeout": "1s"}
@@ -340,28 +357,27 @@ async def script(upstream: RawUpstream, peer: RawPeer) -> None:
 
 
 @asynccontextmanager
-async def placed(folder: Path, name: str, config: Mapping[str, Any]) -> AsyncIterator[Place]:
+async def placed(folder: Path, name: str, config: Mapping[str, Any], lane: str) -> AsyncIterator[Place]:
     limits = config if name.startswith("limits.") else {}
     upstream_settings = {} if limits else config
     async with (
         raw_upstream(script) as upstream,
-        fronting(folder, {"app": {"url": upstream.url, **upstream_settings}}, rules=RULES, limits=dict(limits), lane="slow") as front,
+        fronting(folder, {"app": {"url": upstream.url, **upstream_settings}}, rules=RULES, limits=dict(limits), lane=lane) as front,
         AsyncExitStack() as held,
     ):
         yield Place(front, upstream, held)
 
 
+@pytest.mark.parametrize("lane", LANES)
 @pytest.mark.parametrize("name", BOUNDS)
-async def test_what_is_just_within_passes_and_one_more_gets_its_answer(tmp_path: Path, name: str) -> None:
+async def test_what_is_just_within_passes_and_one_more_gets_its_answer(tmp_path: Path, name: str, lane: str) -> None:
     bound = BOUNDS[name]
-    async with placed(tmp_path / "within", name, bound.config) as place:
-        assert await bound.within(place) == 200
+    async with placed(tmp_path / "within", name, bound.config, lane) as place:
+        assert await bound.within(place) == bound.passes
         assert await place.metric(bound.counted) == 0
-    async with placed(tmp_path / "beyond", name, bound.config) as place:
+    async with placed(tmp_path / "beyond", name, bound.config, lane) as place:
         assert await bound.beyond(place) == bound.answer
-        async with asyncio.timeout(5):
-            while await place.metric(bound.counted) != 1:
-                await asyncio.sleep(0.02)
+        await place.reaches(bound.counted, 1)
 
 
 async def test_an_upstream_that_takes_no_connection_is_a_502_in_time(tmp_path: Path) -> None:
@@ -377,7 +393,7 @@ async def test_an_upstream_that_takes_no_connection_is_a_502_in_time(tmp_path: P
         assert await place.metric(fault("upstream_down")) == 1
 
 
-def described(section: type[LimitsSpec] | type[UpstreamSpec], key: str) -> str:
+def described(section: type[LimitsSpec | UpstreamSpec], key: str) -> str:
     return section.model_fields[key].description or ""
 
 
@@ -397,9 +413,10 @@ def test_every_bound_has_a_case() -> None:
     assert {name.partition(",")[0] for name in BOUNDS} | set(ELSEWHERE) == keys
 
 
-async def test_connections_far_above_the_bound_are_all_turned_away_and_leave_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lane", LANES)
+async def test_connections_far_above_the_bound_are_all_turned_away_and_leave_nothing(tmp_path: Path, lane: str) -> None:
     """The first of them are told so; when too many stand there at once, the others are only closed."""
-    async with placed(tmp_path, "limits.max_connections", {"max_connections": 1}) as place:
+    async with placed(tmp_path, "limits.max_connections", {"max_connections": 1}, lane) as place:
         served = await place.client()
         await served.send(place.bytes(GET))
         assert await outcome(served) == 200
@@ -409,7 +426,5 @@ async def test_connections_far_above_the_bound_are_all_turned_away_and_leave_not
         await served.send(place.bytes(GET))
         assert await outcome(served) == 200
         listener = place.front.app.public._listener
-        async with asyncio.timeout(5):
-            while listener._turned_away:
-                await asyncio.sleep(0.05)
+        await until(lambda: not listener._turned_away)
         assert place.front.app.public.connections == 1
