@@ -41,6 +41,7 @@ from gateway.lanes.server import RunningServer, serve
 from gateway.lanes.slow import SlowLane
 from gateway.lanes.suspend import Paths, Suspender
 from gateway.lanes.ticket import Tickets
+from gateway.lanes.tunnels import Tunnels
 from gateway.settings.load import Loaded
 from gateway.spec.base import parse_address
 from gateway.spec.sections import GatewaySpec
@@ -176,6 +177,7 @@ class GatewayApp:
         with listening("listen", host, port):
             self.public = await serve(
                 self.lane.handle, host=host, port=port, ssl_context=self._tls, limits=spec.limits, on_bad_request=self._bad_request,
+                on_cut=self.metrics.cut,
                 fast=self.fast,
             )  # fmt: skip
         self._held.push_async_callback(self._close_public)
@@ -288,6 +290,7 @@ class GatewayApp:
         relay = Relay(
             upstreams=lambda: self.live.upstreams, sessions=self.sessions, issuer=self.issuer, transactions=self.transactions,
             answers=answers, limits=spec.limits, trusted=self._trusted,
+            tunnels=Tunnels(self.feed, spec.passes, lambda: self.live.rules, self.clock),
         )  # fmt: skip
         self.tickets = Tickets(
             transactions=self.transactions, door=self.door, gate=self.gate, relay=relay, answers=answers, trail=self.trail,
@@ -326,7 +329,10 @@ class GatewayApp:
 
     def _make(self, loaded: Loaded, before: dict[str, Upstream]) -> Live:
         services = Services(state=self.state, records=self.records, vault=self.vault, entropy=self.entropy, mailer=self._mailer)
-        return make_live(loaded, before, services=services, static=self.static, trusted=self._trusted, mailbox_url=self._mailbox_url)
+        return make_live(
+            loaded, before, services=services, static=self.static, trusted=self._trusted, mailbox_url=self._mailbox_url,
+            traffic=self.metrics.traffic,
+        )  # fmt: skip
 
     async def _errand(self, upstream: str, path: str, head: RequestHead, cookies: tuple[tuple[str, str], ...]) -> Headers:
         """A GET in the user's name, with these cookies and nothing else of theirs."""
@@ -367,12 +373,22 @@ class GatewayApp:
         await self.state.count("probe", "ready", by=1, expires=now + 60, now=now)
 
     def _metrics_text(self) -> bytes:
-        self.metrics.connections.set(self.public.connections)
+        metrics = self.metrics
+        for state, count in self.public.states().items():
+            metrics.connections.labels(state).set(count)
+        metrics.pools.clear()
+        metrics.waiting.clear()
+        for name, upstream in self.live.upstreams.items():
+            metrics.waiting.labels(name).set(upstream.pool.waiting)
+            for site in upstream.pool.status():
+                url = site.url.partition("://")[2]
+                metrics.pools.labels(name, url, "idle").set(site.idle)
+                metrics.pools.labels(name, url, "active").set(site.open - site.idle)
         self.trail.settle()
         return self.metrics.text()
 
     def _bad_request(self, status: int, reason: str) -> None:
-        self.trail.event("refused", kind=f"malformed {status}", reason=reason[:200])
+        self.trail.event("refused", kind="head_timeout" if status == 408 else f"malformed {status}", reason=reason[:200])
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -15,7 +15,7 @@ from typing import assert_never
 import structlog
 from aiohttp import web
 
-from gateway.errors import BodyTooLarge, ClientGone, Conflict, StoreUnavailable, UpstreamFault
+from gateway.errors import BodyTooLarge, ClientGone, Conflict, GatewayError, StoreUnavailable, UpstreamFault
 from gateway.flow.asked import Asked
 from gateway.flow.gate import BodyReader, Gate, Judged
 from gateway.flow.guessing import Guessing
@@ -26,8 +26,9 @@ from gateway.flow.trail import Trail
 from gateway.flow.transaction import Event, Status, move
 from gateway.flow.visit import Closed, Door
 from gateway.lanes.answers import Answers
-from gateway.lanes.body import ClientBody
+from gateway.lanes.body import BodyTimeout, ClientBody
 from gateway.lanes.faults import refusal
+from gateway.lanes.forward import Relayed
 from gateway.lanes.heads import Entrance, Unreadable, read_head, shown_path
 from gateway.lanes.relay import Diverted, Relay
 from gateway.lanes.suspend import Paths, Suspender, same_target
@@ -76,18 +77,29 @@ class SlowLane:
             return self._answers.bare(head.status, head.kind, request_id)
         asked = Asked(head, request_id, self._clock())
         try:
-            return await self._serve(request, asked)
+            response = await self._serve(request, asked)
+            if isinstance(response, Relayed) and response.fault is not None:
+                self._broke_off(asked, response.fault)
+            return response  # noqa: TRY300 -- `else` would leave the faults of these lines outside of the net
         except Diverted as diverted:
             return diverted.response
         except (StoreUnavailable, BodyTooLarge, ClientGone, UpstreamFault) as error:
-            route = self._gate.route(head)
-            upstream = route.upstream if route else ""
-            return refusal(error, asked, upstream, answers=self._answers, trail=self._trail, limits=self._limits)
+            return self._refusal(asked, error)
         except asyncio.CancelledError:
             raise
         except Exception:  # the last line: a fault of ours is a page with a number, and a line in the log
             log.exception("internal error", request_id=request_id)
             return self._answers.refusal(asked, "internal")
+
+    def _refusal(self, asked: Asked, error: GatewayError) -> web.Response:
+        route = self._gate.route(asked.head)
+        upstream = route.upstream if route else ""
+        return refusal(error, asked, upstream, answers=self._answers, trail=self._trail, limits=self._limits)
+
+    def _broke_off(self, asked: Asked, fault: GatewayError) -> None:
+        """An answer was cut behind its head: noted like a fault before it. A client that goes is nobody's fault."""
+        if isinstance(fault, BodyTimeout) or not isinstance(fault, ClientGone):
+            self._refusal(asked, fault)
 
     async def _serve(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
         if self._paths.own(asked.head.target.path):
@@ -99,7 +111,10 @@ class SlowLane:
 
     async def _gated(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
         limits = self._limits
-        incoming = ClientBody(request, limit=limits.max_upload, idle_timeout=limits.body_idle_timeout, timeout=limits.body_timeout)
+        incoming = ClientBody(
+            request, limit=limits.max_upload, idle_timeout=limits.body_idle_timeout, timeout=limits.body_timeout,
+            total=limits.upload_timeout,
+        )  # fmt: skip
         judged = await self._gate.judge(asked.head, asked.now, self._reader(asked, incoming))
         if await self._used_up(asked, judged):
             bare = replace(judged.identified, holder=replace(judged.identified.holder, proofs={})) if judged.identified.holder else None

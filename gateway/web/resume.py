@@ -94,7 +94,8 @@ class Resume:
         if request.method == "POST":
             try:
                 body = await self._read_body(request, self._answer_limit)
-            except BodyTooLarge:
+            except BodyTooLarge as error:
+                self._trail.event("refused", request_id=asked.request_id, kind="too_large", reason=str(error))
                 return self._answers.refusal(asked, "too_large", limit=self._answer_limit)
             if media_type(asked.head.get("content-type") or "") == "application/x-www-form-urlencoded":
                 try:

@@ -201,7 +201,8 @@ class TransactionPages:
         transaction = visit.found.transaction
         try:
             body = await self._read_body(request, self._answer_limit)
-        except BodyTooLarge:
+        except BodyTooLarge as error:
+            self._trail.event("refused", request_id=asked.request_id, kind="too_large", reason=str(error))
             return self._answers.refusal(asked, "too_large", href=self._answers.transaction_path(state), limit=self._answer_limit)
         answer = read_answer(asked.head.get("content-type") or "", body)
         if isinstance(answer, Malformed):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -146,7 +148,9 @@ class RawPeer:
             await self.writer.wait_closed()
 
     async def reset(self) -> None:
-        """Go away without a word."""
+        """Go away without a word: a reset, for an end (FIN) could be that of a client that still waits for its answer."""
+        sock = self.writer.transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
         await asyncio.sleep(0)
 
