@@ -26,12 +26,13 @@ from gateway.flow.guessing import Guessing
 from gateway.flow.issuer import Issuer
 from gateway.flow.ports import Mailer
 from gateway.flow.progress import Progress
-from gateway.flow.repository import Transactions
+from gateway.flow.repository import TICKET_PARAMETER, Transactions
 from gateway.flow.sessions import Sessions
 from gateway.flow.step import Services
 from gateway.flow.visit import Door
 from gateway.lanes.body import read_body
 from gateway.lanes.errand import errand
+from gateway.lanes.forward_auth import ForwardAuth, integrations
 from gateway.lanes.heads import Entrance
 from gateway.lanes.listening import listening, renew_certificate, tls_context
 from gateway.lanes.relay import Relay, Upstream
@@ -59,6 +60,7 @@ from gateway.web.resume import Resume
 from gateway.web.site import Site
 from gateway.web.static import Static
 from gateway.web.transaction import TransactionPages
+from gateway.wire.forward_auth import Premises
 from gateway.wire.forwarding import Networks, parse_networks
 from gateway.wire.head import Headers, RequestHead
 from gateway.wire.headers import request_for_upstream
@@ -78,6 +80,7 @@ class GatewayApp:
         self.mailbox: MemoryMailbox | None = None
         self.public: RunningServer
         self.admin_port = 0
+        self.forward_auth_ports: dict[str, int] = {}
         self._held = AsyncExitStack()
         self._drain = 0.0
         self.records: SqlRecords
@@ -128,7 +131,7 @@ class GatewayApp:
         fixed = [
             name
             for name in ("listen", "tls", "public_url", "admin", "trusted_proxies", "stores", "secrets", "prefix", "continue_path", "mail",
-                         "transactions", "passes", "guessing", "tokens", "limits", "log")
+                         "transactions", "passes", "guessing", "tokens", "limits", "log", "forward_auth")
             if getattr(self._began, name) != getattr(loaded.spec, name)
         ]  # fmt: skip
         old, new = self.live, self._make(loaded, self.live.upstreams)
@@ -148,7 +151,8 @@ class GatewayApp:
         spec = self._began = loaded.spec
         host, port = parse_address(listen or spec.listen)
         admin = parse_address(admin_listen or spec.admin.listen)
-        self._refuse_unsafe(spec, demo=demo, hosts=(host, admin[0]))
+        asking = {name: parse_address(proxy.listen) for name, proxy in spec.forward_auth.items() if proxy.listen is not None}
+        self._refuse_unsafe(spec, demo=demo, hosts=(host, admin[0], *(address[0] for address in asking.values())))
         self._tls = None if spec.tls is None else tls_context(spec.tls)
         key_file = Path(spec.secrets.key_file)
         self.keys = keyring.opened(key_file, algorithm=spec.tokens.algorithm, now=self.clock(), entropy=self.entropy)
@@ -169,11 +173,26 @@ class GatewayApp:
             self._held.push_async_callback(_cancel, asyncio.create_task(work))
         await self._start_admin(spec, *admin)
         self._held.push_async_callback(self.tickets.drain)
+        for name, (asking_host, asking_port) in asking.items():
+            await self._start_forward_auth(name, asking_host, asking_port, spec)
         with listening("listen", host, port):
             self.public = await serve(
-                self.lane.handle, host=host, port=port, ssl_context=self._tls, limits=spec.limits, on_bad_request=self._bad_request
+                self.forward_auth.public, host=host, port=port, ssl_context=self._tls, limits=spec.limits, on_bad_request=self._bad_request
             )
         self._held.push_async_callback(self._close_public)
+
+    async def _start_forward_auth(self, name: str, host: str, port: int, spec: GatewaySpec) -> None:
+        with listening(f"forward_auth.{name}.listen", host, port):
+            server = await serve(
+                self.forward_auth.listener(name), host=host, port=port, ssl_context=None, limits=spec.limits,
+                on_bad_request=self._bad_request,
+            )  # fmt: skip
+        self.forward_auth_ports[name] = server.port
+
+        async def close() -> None:
+            await server.close(self._drain)
+
+        self._held.push_async_callback(close)
 
     def _adopt(self, ring: Keyring) -> None:
         self.vault.adopt(ring)
@@ -288,6 +307,15 @@ class GatewayApp:
             door=self.door, transactions=self.transactions, suspender=suspender, tickets=self.tickets, relay=relay, answers=answers,
             own_pages=self.site.handle, trail=self.trail, entropy=self.entropy, guessing=self.guessing, clock=self.clock,
             limits=spec.limits, rules=lambda: self.live.rules,
+        )  # fmt: skip
+        premises = Premises(
+            origins=spec.public_url, trusted=self._trusted, own=(spec.prefix.encode("ascii"), spec.continue_path.encode("ascii")),
+            ticket=TICKET_PARAMETER, longest=spec.limits.request_line,
+        )  # fmt: skip
+        self.forward_auth = ForwardAuth(
+            lane=self.lane, proxies=integrations(spec.forward_auth, spec.prefix), premises=premises, relay=relay, sessions=self.sessions,
+            passes=self.passes, upstreams=lambda: self.live.upstreams, answers=answers, trail=self.trail, entropy=self.entropy,
+            clock=self.clock, limits=spec.limits,
         )  # fmt: skip
 
     def _next_origins(self, upstream: str) -> Sequence[str]:

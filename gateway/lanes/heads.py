@@ -6,15 +6,13 @@ Origin comes from `public_url` only. A request for a host that is not in it neve
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from gateway.errors import BadTarget
 from gateway.lanes.server import raw_target
-from gateway.wire.forwarding import Networks, client_ip, client_scheme, is_trusted
+from gateway.wire.forwarding import Networks, client_ip, client_scheme, is_trusted, origin_host, origin_of
 from gateway.wire.head import RequestHead
 from gateway.wire.headers import METHODS
 from gateway.wire.target import parse_target
@@ -64,20 +62,8 @@ def read_head(request: web.BaseRequest, entrance: Entrance) -> RequestHead | Unr
         target=target,
         headers=headers,
         scheme=seen,
-        host=_host(origin),
+        host=origin_host(origin),
         origin=origin,
         client_ip=client_ip(peer, headers, entrance.trusted),
         peer=peer,
     )
-
-
-@lru_cache(maxsize=64)
-def _host(origin: str) -> str:
-    return urlsplit(origin).hostname or ""
-
-
-def origin_of(authority: str, scheme: str, origins: tuple[str, ...]) -> str | None:
-    """The entry of public_url that a Host value means, default ports left out; None where there is none."""
-    default = ":443" if scheme == "https" else ":80"
-    wanted = f"{scheme}://{authority.strip().lower().removesuffix(default)}"
-    return wanted if wanted in origins else None

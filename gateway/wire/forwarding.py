@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from urllib.parse import urlsplit
 
 from gateway.wire.head import Headers, RequestHead
 
@@ -107,6 +108,19 @@ def client_scheme(headers: Headers, own: str, *, trusted: bool) -> str:
         said = [m[1]] if (m := _PROTO.search(elements[-1])) else []
     last = said[-1].lower() if said else own
     return last if last in {"http", "https"} else own
+
+
+def origin_of(authority: str, scheme: str, origins: tuple[str, ...]) -> str | None:
+    """The entry of public_url that a Host value means, default ports left out; None where there is none."""
+    default = ":443" if scheme == "https" else ":80"
+    wanted = f"{scheme}://{authority.strip().lower().removesuffix(default)}"
+    return wanted if wanted in origins else None
+
+
+@lru_cache(maxsize=64)
+def origin_host(origin: str) -> str:
+    """The host name of an origin, without port."""
+    return urlsplit(origin).hostname or ""
 
 
 def forwarding_headers(head: RequestHead, *, trusted: bool) -> Headers:

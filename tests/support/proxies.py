@@ -1,0 +1,123 @@
+"""The real nginx, Caddy and Envoy, started from the files in `config/` with ports and folders put in, in front of the demo.
+
+A proxy that cannot be started fails the test with what it said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.gateway import Clock, Running, running
+from tests.support.ports import free_port
+from tests.support.process import eventually
+
+CONFIG = Path(__file__).parents[2] / "config"
+SEARCHED = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"  # where Debian keeps servers
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Of the files in config/: 8000, 8091, 8080, 8081."""
+
+    proxy: int
+    decision: int
+    gateway: int
+    application: int
+
+    def put_into(self, text: str) -> str:
+        for written, port in ((8000, self.proxy), (8091, self.decision), (8080, self.gateway), (8081, self.application)):
+            assert f"127.0.0.1:{written}" in text or f"port_value: {written}" in text, f"the file does not name port {written}"
+            text = text.replace(f"127.0.0.1:{written}", f"127.0.0.1:{port}").replace(f"port_value: {written}", f"port_value: {port}")
+        return text
+
+
+def program(name: str) -> str:
+    found = shutil.which(name, path=SEARCHED)
+    assert found, f"no {name}: install Debian's package `{name}` (tools/setup.sh test does)"
+    return found
+
+
+def nginx(folder: Path, ports: Ports) -> list[str]:
+    text = ports.put_into((CONFIG / "nginx.conf").read_text())
+    folder.joinpath("temp").mkdir()
+    # Debian's own folders belong to root; workers that root starts would be another user, who cannot enter the test's folder.
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    places = "".join(f"    {kind}_temp_path {folder}/temp/{kind};\n" for kind in kinds) + f"    access_log {folder}/access.log;\n"
+    text = text.replace("pid /run/nginx.pid;", f"pid {folder}/nginx.pid;").replace("http {\n", f"http {{\n{places}", 1)
+    if os.geteuid() == 0:
+        text = "user root;\n" + text
+    path = folder / "nginx.conf"
+    path.write_text(text)
+    return [program("nginx"), "-p", str(folder), "-c", str(path), "-e", "stderr", "-g", "daemon off;"]
+
+
+COMMANDS: Mapping[str, Callable[[Path, Ports], list[str]]] = {"nginx": nginx}
+
+
+@dataclass
+class Behind:
+    """A demo whose application is reached through a proxy. running.base is the proxy's origin."""
+
+    running: Running
+    ports: Ports
+    output: Path
+
+    @property
+    def base(self) -> str:
+        return f"http://127.0.0.1:{self.ports.proxy}"
+
+
+@asynccontextmanager
+async def started(command: Sequence[str], folder: Path, port: int) -> AsyncIterator[Path]:
+    """A server that listens on `port`, for as long as the block lasts. Gives the file with its output."""
+    output = folder / "proxy.log"
+    with output.open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)  # noqa: ASYNC220 - stopped below
+    try:
+
+        async def listens() -> bool:
+            assert process.poll() is None, output.read_text(errors="replace")[-3000:]  # noqa: ASYNC240 - a small file
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                return False
+            writer.close()
+            await writer.wait_closed()
+            return True
+
+        await eventually(listens)
+        yield output
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@asynccontextmanager
+async def behind(dialect: str, folder: Path, *, clock: Clock | None = None, hosts: Sequence[str] = (), **changes: Any) -> AsyncIterator[Behind]:
+    """The demo behind a proxy. changes: top-level keys of gateway.yaml."""
+    proxy, decision = free_port(), free_port()
+    settings = {
+        "public_url": [f"http://{name}:{proxy}" for name in ("127.0.0.1", "localhost", *hosts)],
+        "trusted_proxies": ["127.0.0.1"],
+        "forward_auth": {"edge": {"dialect": dialect, "listen": f"127.0.0.1:{decision}"}},
+        **changes,
+    }
+    async with running(folder / "gateway", clock=clock, **settings) as gateway:
+        ports = Ports(proxy, decision, int(gateway.base.rpartition(":")[2]), int(gateway.upstream.rpartition(":")[2]))
+        place = folder / dialect
+        place.mkdir()
+        async with started(COMMANDS[dialect](place, ports), place, proxy) as output:
+            gateway.base = f"http://127.0.0.1:{proxy}"
+            yield Behind(gateway, ports, output)
