@@ -1,4 +1,4 @@
-"""The real nginx, Caddy and Envoy, started from the files in `config/` with ports and folders put in, in front of the demo.
+"""The real nginx, Caddy and Envoy, started from the files in `config/` with ports and folders put in; Traefik's part is played.
 
 A proxy that cannot be started fails the test with what it said.
 """
@@ -16,9 +16,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from tests.support.front import Front, fronting
 from tests.support.gateway import Clock, Running, running
 from tests.support.ports import free_port
 from tests.support.process import eventually
+from tests.support.raw import RawUpstream
+from tests.support.traefik import traefik
 
 CONFIG = Path(__file__).parents[2] / "config"
 SEARCHED = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"  # where Debian keeps servers
@@ -82,29 +85,16 @@ def envoy(folder: Path, ports: Ports) -> list[str]:
 COMMANDS: Mapping[str, Callable[[Path, Ports], list[str]]] = {"nginx": nginx, "caddy": caddy, "envoy": envoy}
 
 
-@dataclass
-class Behind:
-    """A demo whose application is reached through a proxy. running.base is the proxy's origin."""
-
-    running: Running
-    ports: Ports
-    output: Path
-
-    @property
-    def base(self) -> str:
-        return f"http://127.0.0.1:{self.ports.proxy}"
-
-
 @asynccontextmanager
-async def started(command: Sequence[str], folder: Path, port: int) -> AsyncIterator[Path]:
-    """A server that listens on `port`, for as long as the block lasts. Gives the file with its output."""
+async def started(command: Sequence[str], folder: Path, port: int) -> AsyncIterator[None]:
+    """A server that listens on `port`, for as long as the block lasts."""
     output = folder / "proxy.log"
     with output.open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)  # noqa: ASYNC220 - stopped below
     try:
 
         async def listens() -> bool:
-            assert process.poll() is None, output.read_text(errors="replace")[-3000:]  # noqa: ASYNC240 - a small file
+            assert process.poll() is None, output.read_text(errors="replace")[-3000:]
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
             except OSError:
@@ -114,7 +104,7 @@ async def started(command: Sequence[str], folder: Path, port: int) -> AsyncItera
             return True
 
         await eventually(listens)
-        yield output
+        yield
     finally:
         process.terminate()
         try:
@@ -125,19 +115,54 @@ async def started(command: Sequence[str], folder: Path, port: int) -> AsyncItera
 
 
 @asynccontextmanager
-async def behind(dialect: str, folder: Path, *, clock: Clock | None = None, hosts: Sequence[str] = (), **changes: Any) -> AsyncIterator[Behind]:
-    """The demo behind a proxy. changes: top-level keys of gateway.yaml."""
-    proxy, decision = free_port(), free_port()
+async def proxy(dialect: str, folder: Path, ports: Ports) -> AsyncIterator[None]:
+    """The proxy of a dialect, on `ports.proxy`."""
+    place = folder / dialect
+    place.mkdir(parents=True)
+    if dialect == "traefik":
+        async with traefik(ports.put_into((CONFIG / "traefik.yaml").read_text()), ports.proxy):
+            yield
+    else:
+        async with started(COMMANDS[dialect](place, ports), place, ports.proxy):
+            yield
+
+
+def asking(dialect: str, decision: int) -> dict[str, Any]:
+    """`forward_auth:` as the files in config/ want it."""
+    return {"edge": {"dialect": dialect, "listen": f"127.0.0.1:{decision}"}}
+
+
+@asynccontextmanager
+async def behind(
+    dialect: str, folder: Path, *, clock: Clock | None = None, hosts: Sequence[str] = (), **changes: Any
+) -> AsyncIterator[Running]:
+    """The demo, its application behind a proxy, whose origin is the `base`. changes: top-level keys of gateway.yaml."""
+    public, decision = free_port(), free_port()
     settings = {
-        "public_url": [f"http://{name}:{proxy}" for name in ("127.0.0.1", "localhost", *hosts)],
+        "public_url": [f"http://{name}:{public}" for name in ("127.0.0.1", "localhost", *hosts)],
         "trusted_proxies": ["127.0.0.1"],
-        "forward_auth": {"edge": {"dialect": dialect, "listen": f"127.0.0.1:{decision}"}},
+        "forward_auth": asking(dialect, decision),
         **changes,
     }
     async with running(folder / "gateway", clock=clock, **settings) as gateway:
-        ports = Ports(proxy, decision, int(gateway.base.rpartition(":")[2]), int(gateway.upstream.rpartition(":")[2]))
-        place = folder / dialect
-        place.mkdir()
-        async with started(COMMANDS[dialect](place, ports), place, proxy) as output:
-            gateway.base = f"http://127.0.0.1:{proxy}"
-            yield Behind(gateway, ports, output)
+        ports = Ports(public, decision, int(gateway.base.rpartition(":")[2]), int(gateway.upstream.rpartition(":")[2]))
+        async with proxy(dialect, folder, ports):
+            gateway.base = f"http://127.0.0.1:{public}"
+            yield gateway
+
+
+@asynccontextmanager
+async def fronted(dialect: str, folder: Path, upstream: RawUpstream, **config: Any) -> AsyncIterator[Front]:
+    """A raw upstream behind a proxy that asks. dialect: "" for the gateway itself, as a proxy. config: keys of gateway.yaml."""
+    app = {"app": {"url": upstream.url, "keepalive": "1s"}}  # the raw upstream waits for no request longer than its patience
+    if not dialect:
+        async with fronting(folder, app, **config) as front:
+            yield front
+        return
+    public, decision = free_port(), free_port()
+    here = {"public_url": [f"http://127.0.0.1:{public}"], "trusted_proxies": ["127.0.0.1"], "forward_auth": asking(dialect, decision)}
+    async with (
+        fronting(folder, app, **{**here, **config}) as front,
+        proxy(dialect, folder, Ports(public, decision, front.port, upstream.port)),
+    ):
+        yield Front(front.app, public)
