@@ -152,17 +152,27 @@ async def behind(
 
 
 @asynccontextmanager
-async def fronted(dialect: str, folder: Path, upstream: RawUpstream, **config: Any) -> AsyncIterator[Front]:
-    """A raw upstream behind a proxy that asks. dialect: "" for the gateway itself, as a proxy. config: keys of gateway.yaml."""
+async def fronted(
+    dialect: str,
+    folder: Path,
+    upstream: RawUpstream,
+    *,
+    clock: Clock | None = None,
+    further: Mapping[str, Any] | None = None,
+    **config: Any,
+) -> AsyncIterator[Front]:
+    """A raw upstream behind a proxy that asks. dialect: "" for the gateway itself, as a proxy. config: keys of gateway.yaml. further: more
+    entries of `forward_auth`."""
     app = {"app": {"url": upstream.url, "keepalive": "1s"}}  # the raw upstream waits for no request longer than its patience
     if not dialect:
-        async with fronting(folder, app, **config) as front:
+        async with fronting(folder, app, clock=clock, **config) as front:
             yield front
         return
     public, decision = free_port(), free_port()
-    here = {"public_url": [f"http://127.0.0.1:{public}"], "trusted_proxies": ["127.0.0.1"], "forward_auth": asking(dialect, decision)}
+    proxies = {**asking(dialect, decision), **(further or {})}
+    here = {"public_url": [f"http://127.0.0.1:{public}"], "trusted_proxies": ["127.0.0.1"], "forward_auth": proxies}
     async with (
-        fronting(folder, app, **{**here, **config}) as front,
+        fronting(folder, app, clock=clock, **{**here, **config}) as front,
         proxy(dialect, folder, Ports(public, decision, front.port, upstream.port)),
     ):
         yield Front(front.app, public)

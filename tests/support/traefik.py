@@ -45,6 +45,8 @@ class Traefik:
     async def answer(self, request: RawMessage) -> bytes:
         line, fields = request.head.line, [(canonical(n), v) for n, v in request.head.fields]
         method, target, _ = line.split(b" ")
+        if not target.startswith(b"/"):
+            return _refusal(b"400 Bad Request")
         router = next(r for r in self._routers if self._matches(r["rule"], target.decode("latin-1"), fields))
         given: list[bytes] = []
         for name in router["middlewares"]:
@@ -52,7 +54,10 @@ class Traefik:
             if "headers" in middleware:
                 fields = _customised(fields, middleware["headers"]["customRequestHeaders"])
             else:
-                asked = await self._ask(middleware["forwardAuth"], method, target, fields)
+                try:
+                    asked = await self._ask(middleware["forwardAuth"], method, target, fields)
+                except OSError:
+                    return _refusal(b"500 Internal Server Error")
                 if isinstance(asked, bytes):
                     return asked
                 fields, given = asked
@@ -129,6 +134,10 @@ async def _exchange(url: str, method: bytes, target: bytes, fields: Fields, body
         return await peer.response(method=method.decode())
 
 
+def _refusal(status: bytes) -> bytes:
+    return b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n"
+
+
 def _whole(answer: RawMessage, cookies: list[bytes]) -> bytes:
     """An answer framed anew, with further cookies."""
     dropped = {*_HOP, b"content-length"}
@@ -145,7 +154,7 @@ async def traefik(text: str, port: int) -> AsyncIterator[None]:
     async def connection(peer: RawPeer) -> None:
         try:
             await played.serve(peer)
-        except (Truncated, ConnectionError):
+        except (Truncated, ConnectionError, TimeoutError):
             pass
         finally:
             await peer.close()
