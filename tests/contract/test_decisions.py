@@ -1,7 +1,7 @@
-"""The same decision whoever asks: one table of rule, request, identity and pass, run through the gateway as a proxy and through each dialect.
+"""The same decision whoever asks: one table of rule, request, identity and pass, run through the gateway as a proxy and each dialect.
 
-nginx, Caddy and Envoy are the real ones, with the files of `config/`; Traefik's part is played by its documentation. What is compared is what
-happened: the application was asked (with an upstream token or without), a step-up began, or the request was refused.
+nginx, Caddy and Envoy are the real ones, with the files of `config/`; Traefik's part is played by its documentation. What is compared is
+what happened: the application was asked (with an upstream token or without), a step-up began, or the request was refused.
 """
 
 from __future__ import annotations
@@ -202,7 +202,12 @@ async def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
             # Counts from trusted proxies only, and the files in config/ let no client set it. As a proxy, nobody is trusted here.
             {"from": "header", "name": "X-Forwarded-User", "claims": {"dept": "X-Forwarded-Groups"}},
         ]
-        config = {"identity": identity, "steps": STEPS, "rules": RULES, "transactions": {"max_per_address": 100_000, "loop_limit": 100}}
+        config: dict[str, Any] = {
+            "identity": identity,
+            "steps": STEPS,
+            "rules": RULES,
+            "transactions": {"max_per_address": 100_000, "loop_limit": 100},
+        }
         folder = tmp_path_factory.mktemp(request.param or "proxy")
         async with fronted(request.param, folder, upstream, **config) as front:
             yield Place(request.param, front, upstream, {})

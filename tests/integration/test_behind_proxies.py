@@ -1,4 +1,6 @@
-"""Attacks on the gateway behind the real nginx, Caddy and Envoy (and Traefik's part, played by its documentation), with the files of config/.
+"""Attacks on the gateway behind the real nginx, Caddy and Envoy (and Traefik's part, played by its documentation).
+
+They run with the files of config/.
 
 Clients come from 127.0.0.2: the proxies and the gateway trust 127.0.0.1, which is themselves.
 """
@@ -163,8 +165,8 @@ async def test_connection_takes_nothing_away_that_the_gateway_adds(place: Place)
 
 async def test_the_endpoint_does_not_exist_for_clients(place: Place) -> None:
     proxy_says = b"X-Stepup-Forward-Auth: %b\r\n"
-    told = b"X-Original-Method: GET\r\nX-Original-URI: /open\r\nX-Original-Host: %b\r\nX-Original-Proto: http\r\nX-Original-Address: 10.0.0.1\r\n"
-    told = told % place.front.host + b"X-Forwarded-Method: GET\r\nX-Forwarded-Uri: /open\r\n"
+    told = b"X-Original-Method: GET\r\nX-Original-URI: /open\r\nX-Original-Host: %b\r\nX-Original-Proto: http\r\n" % place.front.host
+    told += b"X-Original-Address: 10.0.0.1\r\nX-Forwarded-Method: GET\r\nX-Forwarded-Uri: /open\r\n"
     unknown, _ = await place.ask("GET /.stepup/nothing", FETCH)
     for path in ("/.stepup/forward-auth", "/.stepup/forward-auth/open", "/.stepup/forward-auth?x"):
         for fields in (b"", told, told + proxy_says % b"guessed", told + proxy_says % SECRET.encode(), proxy_says % SECRET.encode() * 2):
