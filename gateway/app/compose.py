@@ -80,7 +80,7 @@ class GatewayApp:
         self.mailbox: MemoryMailbox | None = None
         self.public: RunningServer
         self.admin_port = 0
-        self.forward_auth_ports: dict[str, int] = {}
+        self.forward_auth_listeners: dict[str, RunningServer] = {}
         self._held = AsyncExitStack()
         self._drain = 0.0
         self.records: SqlRecords
@@ -182,12 +182,14 @@ class GatewayApp:
         self._held.push_async_callback(self._close_public)
 
     async def _start_forward_auth(self, name: str, host: str, port: int, spec: GatewaySpec) -> None:
+        # All connections are of one address there: the proxy's.
+        limits = spec.limits.model_copy(update={"max_connections_per_address": spec.limits.max_connections})
         with listening(f"forward_auth.{name}.listen", host, port):
             server = await serve(
-                self.forward_auth.listener(name), host=host, port=port, ssl_context=None, limits=spec.limits,
+                self.forward_auth.listener(name), host=host, port=port, ssl_context=None, limits=limits,
                 on_bad_request=self._bad_request,
             )  # fmt: skip
-        self.forward_auth_ports[name] = server.port
+        self.forward_auth_listeners[name] = server
 
         async def close() -> None:
             await server.close(self._drain)

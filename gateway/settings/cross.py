@@ -92,7 +92,7 @@ def check_sections(report: Report, source: Source, spec: GatewaySpec, kinds: Reg
 
 def _forward_auth(report: Report, source: Source, spec: GatewaySpec) -> None:
     taken = {spec.listen: "the public listener", spec.admin.listen: "the admin listener"}
-    secrets: dict[str, str] = {}
+    secrets: set[str] = set()
     for name, proxy in spec.forward_auth.items():
         at: Loc = ("forward_auth", name)
         if (proxy.listen is None) == (proxy.secret is None):
@@ -102,8 +102,9 @@ def _forward_auth(report: Report, source: Source, spec: GatewaySpec) -> None:
         if proxy.secret is not None:
             if proxy.secret.strip() != proxy.secret or not proxy.secret.isascii() or not proxy.secret.isprintable():
                 report.add(source, (*at, "secret"), "is sent in a header: printable ASCII, without blanks around it")
-            elif (other := secrets.setdefault(proxy.secret, name)) != name:
-                report.add(source, (*at, "secret"), f"is that of {other} too; each proxy has its own")
+            elif proxy.secret in secrets:
+                report.add(source, (*at, "secret"), "is that of another proxy too; each has its own")
+            secrets.add(proxy.secret)
         elif proxy.listen is not None:
             host, port = parse_address(proxy.listen)
             if not host:

@@ -239,8 +239,8 @@ def _foreign(head: RequestHead, identity: frozenset[bytes], *, trusted: bool) ->
 
 
 def _printable(text: str) -> bytes:
-    """A subject's id as a header value: what is not printable ASCII, and `%`, is percent-encoded (RFC 3986 §2.1)."""
-    return quote(text, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~", errors="surrogateescape").encode("ascii")
+    """A subject's id as a header value: blanks (which would be trimmed), `%` and all but printable ASCII are percent-encoded (RFC 3986)."""
+    return quote(text, safe="!\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~", errors="surrogateescape").encode("ascii")
 
 
 def carried(integration: Integration, status: int, headers: Headers, body: bytes, origin: str) -> tuple[int, Headers, bytes]:

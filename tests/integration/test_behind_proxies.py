@@ -22,7 +22,7 @@ from tests.integration.test_proxying_targets import HIDDEN, UNREADABLE, spelled
 from tests.support.front import CHROME, FETCH, Front
 from tests.support.gateway import Clock
 from tests.support.proxies import CONFIG, fronted
-from tests.support.raw import RawMessage, RawUpstream, answering, raw_upstream
+from tests.support.raw import RawMessage, RawPeer, RawUpstream, answering, raw_upstream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -244,8 +244,7 @@ async def test_where_the_gateway_is_away_nothing_passes(tmp_path: Path, dialect:
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 async def test_the_files_say_what_is_not_protected(dialect: str) -> None:
-    name = {"nginx": "nginx.conf", "caddy": "Caddyfile", "envoy": "envoy.yaml", "traefik": "traefik.yaml"}[dialect]
-    assert "is NOT protected" in CONFIG.joinpath(name).read_text()
+    assert "is NOT protected" in CONFIG.joinpath(FILES[dialect]).read_text()
 
 
 async def test_a_location_that_does_not_ask_is_not_protected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,3 +260,93 @@ async def test_a_location_that_does_not_ask_is_not_protected(tmp_path: Path, mon
         assert (answer.status, seen is not None) == (200, True)
         answer, seen = await place.ask("GET /vault/1", FETCH)
         assert (answer.status, seen) == (401, None)
+
+
+# -- what the how-tos say beside the files ------------------------------------------------------------------------------
+
+BY_SECRET: dict[str, list[tuple[str, str]]] = {
+    "nginx": [
+        (
+            "            proxy_pass http://decision;\n",
+            "            proxy_pass http://gateway/.stepup/forward-auth;\n            proxy_set_header X-Stepup-Forward-Auth '{secret}';\n",
+        ),
+        ("    upstream decision { server 127.0.0.1:8091; keepalive 32; }\n", ""),
+    ],
+    "caddy": [
+        ("reverse_proxy 127.0.0.1:8091 {", "reverse_proxy 127.0.0.1:8080 {"),
+        ("rewrite /decision\n", 'rewrite /.stepup/forward-auth\n\t\t\t\theader_up X-Stepup-Forward-Auth "{secret}"\n'),
+    ],
+    "envoy": [
+        ("port_value: 8091", "port_value: 8080"),
+        ("http://127.0.0.1:8091", "http://127.0.0.1:8080"),
+        (
+            "                        authorization_response:\n",
+            """\
+                        path_prefix: /.stepup/forward-auth
+                        authorization_request: {headers_to_add: [{key: x-stepup-forward-auth, value: "{secret}"}]}
+                        authorization_response:
+""",
+        ),
+    ],
+}
+FILES = {"nginx": "nginx.conf", "caddy": "Caddyfile", "envoy": "envoy.yaml", "traefik": "traefik.yaml"}
+
+
+@pytest.mark.parametrize("dialect", REAL)
+async def test_with_a_secret_instead_of_a_listener(tmp_path: Path, dialect: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = CONFIG.joinpath(FILES[dialect]).read_text()
+    for before, after in BY_SECRET[dialect]:
+        assert before in text
+        text = text.replace(before, after.replace("{secret}", SECRET))
+    config = tmp_path / "config"
+    config.mkdir()
+    config.joinpath(FILES[dialect]).write_text(text + "\n# 127.0.0.1:8091\n")
+    monkeypatch.setattr("tests.support.proxies.CONFIG", config)
+    async for place in _place(dialect, tmp_path / "place", identity=IDENTITY):
+        await place.front.app.forward_auth_listeners["edge"].close(0)  # nobody asks there
+        answer, seen = await place.ask("GET /open?x=1", FETCH)
+        assert answer.status == 200
+        assert seen is not None
+        assert (seen.head.target, seen.head.all(b"x-stepup-forward-auth")) == (b"/open?x=1", [])
+        answer, seen = await place.ask("GET /vault/1", FETCH)
+        assert (answer.status, seen) == (401, None)
+        assert json.loads(answer.body)["steps"] == ["human"]
+        passed = await place.front.passed("GET /vault/1")
+        _, seen = await place.ask("GET /vault/1", FETCH + passed)
+        assert seen is not None
+        assert seen.head.get(b"x-stepup-token")
+        answer, seen = await place.ask("GET /.stepup/forward-auth", FETCH + b"X-Stepup-Forward-Auth: " + SECRET.encode() + b"\r\n")
+        assert (answer.status, seen) == (404, None)
+
+
+@pytest.mark.parametrize("dialect", REAL)
+async def test_a_websocket_is_asked_about_and_passes(tmp_path: Path, dialect: str) -> None:
+    async def script(upstream: RawUpstream, peer: RawPeer) -> None:
+        upstream.requests.append(await peer.message())
+        await peer.send(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+        await peer.send(await peer.exactly(4))
+
+    key = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\n" + key
+    async with raw_upstream(script) as upstream, fronted(dialect, tmp_path, upstream, rules=RULES) as front:
+        async with front.client() as client:
+            await client.send(front.head("GET /open", upgrade))
+            assert (await client.response()).status == 101
+            await client.send(b"ping")
+            assert await client.exactly(4) == b"ping"
+        assert upstream.requests[0].head.all(b"x-stepup-token") in ([], [b""])
+        answer = await front.ask("GET /vault/1", upgrade)
+        assert answer.status == 401
+        assert len(upstream.requests) == 1
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_a_session_that_nobody_vouches_for_stays_here(tmp_path: Path, dialect: str) -> None:
+    form = {"from": "login_form", "upstream": "app", "path": "/login", "cookie": "SID"}
+    async for place in _place(dialect, tmp_path, identity=[form]):
+        _, seen = await place.ask("GET /open", FETCH + b"Cookie: SID=forged; theme=dark; stepup-browser=x\r\n")
+        assert seen is not None
+        assert seen.head.all(b"cookie") == [b"theme=dark"]
+        _, seen = await place.ask("GET /open", FETCH + b"Cookie: SID=forged\r\n")
+        assert seen is not None
+        assert seen.head.get(b"cookie") in (None, b"")

@@ -117,7 +117,7 @@ async def started(command: Sequence[str], folder: Path, port: int) -> AsyncItera
 @asynccontextmanager
 async def proxy(dialect: str, folder: Path, ports: Ports) -> AsyncIterator[None]:
     """The proxy of a dialect, on `ports.proxy`."""
-    place = folder / dialect
+    place = folder / f"{dialect}-{ports.proxy}"
     place.mkdir(parents=True)
     if dialect == "traefik":
         async with traefik(ports.put_into((CONFIG / "traefik.yaml").read_text()), ports.proxy):
