@@ -14,6 +14,7 @@ from aiohttp import web
 from gateway.flow.asked import Asked
 from gateway.flow.cookies import PassCookies
 from gateway.flow.gate import Judged
+from gateway.flow.identity import Identified
 from gateway.flow.ports import Entropy
 from gateway.flow.sessions import Sessions
 from gateway.flow.trail import Trail
@@ -105,13 +106,19 @@ class ForwardAuth:
     async def _allow(
         self, proxy: Integration, asked: Asked, judged: Judged, steps: tuple[str, ...], *, gated: bool, login_body: bytes | None
     ) -> Headers:
-        """The headers for a request that may pass. May raise StoreUnavailable (a pass that must end first)."""
+        """`allowed`, and before it what a login on its way means for the pass. May raise StoreUnavailable (a pass that must end first)."""
+        source, identified = self._relay.source(judged), judged.identified
+        if source is not None and judged.route is not None and source.is_login(asked.head):
+            _, identified = await self._sessions.before_login(asked, asked.head, judged.route.upstream, identified, login_body)
+        return self.allowed(proxy, asked, judged, identified, steps, gated=gated)
+
+    def allowed(
+        self, proxy: Integration, asked: Asked, judged: Judged, identified: Identified, steps: tuple[str, ...], *, gated: bool
+    ) -> Headers:
+        """The headers of the 200 for a request that may pass. gated, steps: of the decision. Not for a login path, unless `before_login`
+        was asked first: identified is what it left."""
         assert judged.route is not None, "what has no route is refused"  # noqa: S101 - decide() never allows it
-        head, upstream, identified = asked.head, judged.route.upstream, judged.identified
-        source = self._relay.source(judged)
-        if source is not None and source.is_login(head):
-            _, identified = await self._sessions.before_login(asked, head, upstream, identified, login_body)
-        held = identified.holder
+        head, source, held = asked.head, self._relay.source(judged), identified.holder
         renewed = self._passes.issue(head, replace(held, seen=asked.now), asked.now) if held and self._passes.due(held, asked.now) else None
         return allow_headers(
             proxy,
@@ -120,7 +127,7 @@ class ForwardAuth:
             subject=identified.subject.id,
             strip=identified.strip,
             session_cookies=source.cookie_names if source else frozenset(),
-            identity=self._upstreams()[upstream].identity,
+            identity=self._upstreams()[judged.route.upstream].identity,
             trusted=is_trusted(head.peer, self._premises.trusted),
             cookies=() if renewed is None else (renewed,),
         )

@@ -194,11 +194,15 @@ def _kept(dialect: Dialect, headers: Headers, keys: tuple[bytes, ...], sources: 
 
 
 def body_sent(dialect: Dialect, headers: Headers) -> bool:
-    """The auth request's body is the original's, and all of it. Only Envoy sends one (`with_request_body`), and says whether it is whole;
-    where it says nothing it sent none."""
+    """The auth request's body is the original's, and all of it. Only Envoy sends one (`with_request_body`), and says whether it is whole.
+
+    It says so of bodies that are there. Where none is, it said nothing, and the header is a client's.
+    """
     if dialect != "envoy":
         return False
-    return [value.lower() for name, value in headers if header_key(name) == _PARTIAL] == [b"false"]
+    fields = [(header_key(name), value.strip().lower()) for name, value in headers]
+    framed = any(key == b"transfer-encoding" or (key == b"content-length" and value.strip(b"0")) for key, value in fields)
+    return framed and [value for key, value in fields if key == _PARTIAL] == [b"false"]
 
 
 def allow_headers(

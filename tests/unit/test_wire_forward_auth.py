@@ -226,8 +226,11 @@ def test_only_envoy_shows_a_body_and_only_where_it_says_so() -> None:
     whole = (("X-Envoy-Auth-Partial-Body", "false"), ("Content-Length", "5"))
     assert body_sent("envoy", raw([*whole]))
     assert read("envoy", *whole).get("content-length") == "5"
+    assert body_sent("envoy", raw({"X-Envoy-Auth-Partial-Body": "false", "Transfer-Encoding": "chunked"}))
     for value in ("true", "", "no"):
-        assert not body_sent("envoy", raw({"X-Envoy-Auth-Partial-Body": value}))
+        assert not body_sent("envoy", raw({"X-Envoy-Auth-Partial-Body": value, "Content-Length": "5"}))
+    for length in ({}, {"Content-Length": "0"}, {"Content-Length": "00"}):
+        assert not body_sent("envoy", raw({"X-Envoy-Auth-Partial-Body": "false", **length})), "a client said it, of a body that stayed away"
     assert not body_sent("envoy", raw([*whole, ("x-envoy-auth-partial-body", "false")])), "it stands twice"
     assert not body_sent("envoy", ())
     assert not any(body_sent(dialect, raw([*whole])) for dialect in DIALECTS if dialect != "envoy")
