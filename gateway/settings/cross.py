@@ -111,6 +111,8 @@ def _forward_auth(report: Report, source: Source, spec: GatewaySpec) -> None:
                 report.add(source, (*at, "listen"), f"names no host; write 127.0.0.1:{port}")
             elif port != 0 and (other := taken.setdefault(proxy.listen, f"forward_auth.{name}")) != f"forward_auth.{name}":
                 report.add(source, (*at, "listen"), f"is the address of {other} already")
+            elif not _loopback(proxy.listen):
+                report.warn(source, (*at, "listen"), "is off loopback: whoever reaches it is believed to be the proxy")
 
 
 def _upstreams(report: Report, source: Source, spec: GatewaySpec) -> None:

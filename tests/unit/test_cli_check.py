@@ -68,6 +68,14 @@ def test_a_login_form_behind_a_proxy_that_only_asks_is_a_warning(tmp_path: Path)
     assert checked(tmp_path, UPSTREAM + proxy).stderr == ""
 
 
+def test_a_listener_for_a_proxy_off_loopback_is_a_warning(tmp_path: Path) -> None:
+    for host, warned in (("10.0.0.5", True), ("0.0.0.0", True), ("127.0.0.1", False), ("[::1]", False), ("localhost", False)):
+        result = checked(tmp_path, UPSTREAM + f'forward_auth: {{edge: {{dialect: nginx, listen: "{host}:8091"}}}}\n')
+        assert result.exit_code == 0, host
+        place = "gateway.yaml:2:47: forward_auth.edge.listen: warning: is off loopback: whoever reaches it is believed to be the proxy\n"
+        assert result.stderr.replace(f"{tmp_path}/", "") == (place if warned else ""), host
+
+
 def test_check_makes_neither_key_file_nor_stores(tmp_path: Path) -> None:
     assert checked(tmp_path, UPSTREAM).exit_code == 0
     assert [p.name for p in tmp_path.iterdir()] == ["gateway.yaml"]
