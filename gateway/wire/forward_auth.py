@@ -79,14 +79,15 @@ class Integration:
 
 @dataclass(frozen=True, slots=True)
 class Premises:
-    """What the gateway knows beside the auth request. own: its own paths, a path and all below it. ticket: the parameter of tickets.
+    """What the gateway knows beside the auth request. prefix, continue_path: its own paths. ticket: the parameter of tickets.
 
     longest: bytes of a target.
     """
 
     origins: tuple[str, ...]
     trusted: Networks
-    own: tuple[bytes, ...]
+    prefix: bytes
+    continue_path: bytes
     ticket: str
     longest: int
 
@@ -140,7 +141,7 @@ def original_head(
         parsed = parse_target(raw)
     except BadTarget as error:
         return Refused(f"target: {error}")
-    if any(parsed.path == path or parsed.path.startswith(path + b"/") for path in premises.own):
+    if parsed.path in (premises.prefix, premises.continue_path) or parsed.path.startswith(premises.prefix + b"/"):
         return Refused("a path of the gateway's own: the proxy must send it to the gateway, and not ask")
     if parsed.query and any(name == premises.ticket for name, _ in query_pairs(parsed)):
         return Refused("a ticket: the proxy must send it to the gateway, and not ask")

@@ -19,7 +19,7 @@ import pytest_asyncio
 
 from gateway.wire.target import parse_target
 from tests.integration.test_proxying_targets import HIDDEN, UNREADABLE, spelled
-from tests.support.front import CHROME, FETCH, Front
+from tests.support.front import CHROME, FETCH, Front, cookie_line, cookies
 from tests.support.gateway import Clock
 from tests.support.proxies import CONFIG, fronted
 from tests.support.raw import RawMessage, RawPeer, RawUpstream, answering, raw_upstream
@@ -33,6 +33,7 @@ OWN = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nSet-Cookie: app=1; Path=/\r\nSet
 RULES: list[dict[str, Any]] = [
     {"name": "admin", "match": {"path": "/admin/**"}, "deny": {}},
     {"name": "vault", "match": {"path": "/vault/**"}, "require": "human"},
+    {"name": "once", "match": {"path": "/once"}, "require": "human", "max_age": "once"},
     {"name": "send", "match": {"path": "/send", "method": "POST"}, "require": "human"},
     {"name": "staff", "match": {"path": "/staff/**"}, "who": "anonymous", "deny": {}},
     {"name": "office", "match": {"path": "/office/**"}, "except": {"network": ["10.0.0.0/8"]}, "deny": {}},
@@ -225,6 +226,25 @@ async def test_a_script_can_go_all_the_way(place: Place) -> None:
     assert answer.status == 200
     assert seen is not None
     assert (seen.body, bool(seen.head.get(b"x-stepup-token"))) == (b"a=1", True)
+
+
+async def test_a_page_that_is_asked_for_once_is_fetched_by_the_gateway_with_a_ticket(place: Place) -> None:
+    asked, _ = await place.ask("GET /once?x=%2F", CHROME)
+    assert asked.status == 303
+    ready, binding = await place.front.solve(asked)
+    done, _ = await place.ask(f"GET {ready['continue']}", binding + CHROME)
+    assert done.status == 303
+    ticket = (done.head.get(b"location") or b"").decode()
+    assert ticket.startswith("/once?x=%2F&stepup_resume=")
+    line = cookie_line([*cookies(asked), *cookies(done)])
+    answer, seen = await place.ask(f"GET {ticket}", line + CHROME)
+    assert answer.status == 200
+    assert seen is not None
+    assert (seen.head.target, bool(seen.head.get(b"x-stepup-token"))) == (b"/once?x=%2F", True)
+    answer, seen = await place.ask(f"GET {ticket}", line + CHROME)
+    assert (answer.status, seen) == (410, None)
+    answer, seen = await place.ask("GET /once?x=%2F", line + CHROME)
+    assert (answer.status, seen) == (303, None)
 
 
 # -- without the gateway ------------------------------------------------------------------------------------------------

@@ -203,6 +203,25 @@ async def test_a_login_through_a_proxy_that_only_asks_leaves_nobody_logged_in(pl
     assert (answer.head.all(b"x-stepup-subject"), answer.head.all(b"cookie")) == ([b""], [b""])
 
 
+async def test_under_https_only_the_prefixed_cookies_are_given_and_count(tmp_path: Path) -> None:
+    listeners = {"nginx": asking("nginx", free_port())["edge"]}
+    origin = "https://bank.example.com"
+    async with raw_upstream(answering(OK)) as upstream, fronting(
+        tmp_path, upstream.url, rules=RULES, forward_auth=listeners, public_url=[origin]
+    ) as front:  # fmt: skip
+        told = (
+            b"X-Original-Method: GET\r\nX-Original-URI: /vault/1\r\nX-Original-Host: bank.example.com\r\n"
+            b"X-Original-Proto: https\r\nX-Original-Address: 203.0.113.7\r\n"
+        )
+        answer = await ask(front, front.app.forward_auth_listeners["nginx"].port, "GET /", told + CHROME)
+        assert answer.status == 401
+        (cookie,) = answer.head.all(b"set-cookie")
+        assert cookie.startswith(b"__Host-stepup-browser=")
+        assert b"; Secure" in cookie
+        answer = await ask(front, front.app.forward_auth_listeners["nginx"].port, "GET /", told.replace(b"https", b"http") + CHROME)
+        assert answer.status == 403, "http://bank.example.com is not in public_url"
+
+
 # -- with a secret --------------------------------------------------------------------------------------------------------
 
 ENDPOINT = "/.stepup/forward-auth"

@@ -25,7 +25,7 @@ from gateway.wire.forwarding import parse_networks
 from gateway.wire.head import Headers, RequestHead
 
 ORIGIN = "https://bank.example.com"
-PREMISES = Premises((ORIGIN, "http://127.0.0.1:8000"), parse_networks(["10.0.0.0/8"]), (b"/.stepup", b"/continue"), "stepup_resume", 200)
+PREMISES = Premises((ORIGIN, "http://127.0.0.1:8000"), parse_networks(["10.0.0.0/8"]), b"/.stepup", b"/continue", "stepup_resume", 200)
 
 # How each program asks, for `POST /a/%2e?x=1` at https://bank.example.com from 203.0.113.7.
 ASKED: dict[Dialect, tuple[str, bytes, dict[str, str]]] = {
@@ -177,6 +177,11 @@ def test_targets_that_nobody_may_ask_about_are_refused(target: str, why: str) ->
     assert why in refusal(read("caddy", X_Forwarded_Uri=target))
     if target:
         assert why in refusal(read("envoy", target=target.encode()))
+
+
+@pytest.mark.parametrize("target", ["/continue/x", "/continued", "/.stepupper", "/x?y=stepup_resume", "/x?stepup_resumed=1"])
+def test_what_only_looks_like_ours_is_the_applications(target: str) -> None:
+    assert read("nginx", X_Original_URI=target).target.raw == target.encode()
 
 
 def test_a_method_that_is_not_served_is_refused() -> None:
