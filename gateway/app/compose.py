@@ -322,8 +322,8 @@ class GatewayApp:
             limits=spec.limits, rules=lambda: self.live.rules,
         )  # fmt: skip
         premises = Premises(
-            origins=spec.public_url, trusted=self._trusted, prefix=spec.prefix.encode("ascii"), continue_path=spec.continue_path.encode("ascii"),
-            ticket=TICKET_PARAMETER, longest=spec.limits.request_line,
+            origins=spec.public_url, trusted=self._trusted, prefix=spec.prefix.encode("ascii"),
+            continue_path=spec.continue_path.encode("ascii"), ticket=TICKET_PARAMETER, longest=spec.limits.request_line,
         )  # fmt: skip
         self.forward_auth = ForwardAuth(
             lane=self.lane, proxies=integrations(spec.forward_auth, spec.prefix), premises=premises, relay=relay, sessions=self.sessions,
