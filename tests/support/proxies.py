@@ -82,7 +82,14 @@ def envoy(folder: Path, ports: Ports) -> list[str]:
     return [envoy_program(), "-c", str(path), "--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warning"]
 
 
-COMMANDS: Mapping[str, Callable[[Path, Ports], list[str]]] = {"nginx": nginx, "caddy": caddy, "envoy": envoy}
+def real_traefik(folder: Path, ports: Ports) -> list[str]:
+    """There is no package of it to install: whoever has one names it in the variable TRAEFIK, and it takes the part that is else played."""
+    path = folder / "traefik.yaml"
+    path.write_text(ports.put_into((CONFIG / "traefik.yaml").read_text()))
+    return [os.environ["TRAEFIK"], f"--entryPoints.web.address=127.0.0.1:{ports.proxy}", f"--providers.file.filename={path}"]
+
+
+COMMANDS: Mapping[str, Callable[[Path, Ports], list[str]]] = {"nginx": nginx, "caddy": caddy, "envoy": envoy, "traefik": real_traefik}
 
 
 @asynccontextmanager
@@ -119,7 +126,7 @@ async def proxy(dialect: str, folder: Path, ports: Ports) -> AsyncIterator[None]
     """The proxy of a dialect, on `ports.proxy`."""
     place = folder / f"{dialect}-{ports.proxy}"
     place.mkdir(parents=True)
-    if dialect == "traefik":
+    if dialect == "traefik" and "TRAEFIK" not in os.environ:
         async with traefik(ports.put_into((CONFIG / "traefik.yaml").read_text()), ports.proxy):
             yield
     else:
