@@ -77,24 +77,28 @@ async def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 # -- what was judged is what is forwarded ------------------------------------------------------------------------------
 
 
+def protected(target: bytes) -> bool:
+    """Some server reads it as a path that the rules protect."""
+    return any(reading.casefold().startswith(("/admin", "/vault")) for reading in parse_target(target).readings)
+
+
 @pytest.mark.parametrize("shape", HIDDEN)
 async def test_no_spelling_of_a_protected_path_gets_past_the_question(place: Place, shape: str) -> None:
-    for word in spelled("vault"):
-        answer, seen = await place.ask("GET " + shape.format(word), FETCH)
-        assert seen is None, (word, seen and seen.head.target)
-        assert answer.status in (400, 401, 403), word
-    for word in spelled("admin"):
-        answer, seen = await place.ask("GET " + shape.format(word), FETCH)
-        assert seen is None, (word, seen and seen.head.target)
-        assert answer.status in (400, 403), word
+    for word, statuses in [*((w, (400, 401, 403)) for w in spelled("vault")), *((w, (400, 403)) for w in spelled("admin"))]:
+        target = shape.format(word)
+        answer, seen = await place.ask("GET " + target, FETCH)
+        if seen is None:
+            assert answer.status in statuses, target
+        else:  # Traefik itself resolves dots and merges slashes before it asks and forwards
+            assert place.dialect == "traefik"
+            assert not protected(seen.head.target), (target, seen.head.target)
 
 
 @pytest.mark.parametrize("target", UNREADABLE.values(), ids=UNREADABLE)
 async def test_a_target_that_cannot_be_judged_does_not_arrive_as_a_protected_one(place: Place, target: bytes) -> None:
     _, seen = await place.ask(b"GET " + target, FETCH)
     if seen is not None:  # the proxy made something else of it, and that is what it asked about
-        readings = parse_target(seen.head.target).readings
-        assert not any(r.casefold().startswith(("/admin", "/vault")) for r in readings), readings
+        assert not protected(seen.head.target), seen.head.target
 
 
 async def test_open_targets_arrive_byte_for_byte(place: Place) -> None:
@@ -102,7 +106,8 @@ async def test_open_targets_arrive_byte_for_byte(place: Place) -> None:
         answer, seen = await place.ask(b"GET " + target)
         assert answer.status == 200
         assert seen is not None
-        assert seen.head.target.removesuffix(b"?") == target.removesuffix(b"?")  # RFC 3986 §6.2.3: an empty query may go
+        if place.dialect != "traefik":  # see sanitizePath of its entry points
+            assert seen.head.target.removesuffix(b"?") == target.removesuffix(b"?")  # RFC 3986 §6.2.3: an empty query may go
 
 
 # -- what clients say of themselves -------------------------------------------------------------------------------------

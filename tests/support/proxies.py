@@ -20,7 +20,7 @@ from tests.support.front import Front, fronting
 from tests.support.gateway import Clock, Running, running
 from tests.support.ports import free_port
 from tests.support.process import eventually
-from tests.support.raw import RawUpstream
+from tests.support.raw import RawUpstream, raw_client
 from tests.support.traefik import traefik
 
 CONFIG = Path(__file__).parents[2] / "config"
@@ -84,7 +84,7 @@ def envoy(folder: Path, ports: Ports) -> list[str]:
 
 def real_traefik(folder: Path, ports: Ports) -> list[str]:
     """There is no package of it to install: whoever has one names it in the variable TRAEFIK, and it takes the part that is else played."""
-    path = folder / "traefik.yaml"
+    path = folder / "dynamic.yaml"  # a traefik.yaml in the working directory is taken for the static configuration
     path.write_text(ports.put_into((CONFIG / "traefik.yaml").read_text()))
     return [os.environ["TRAEFIK"], f"--entryPoints.web.address=127.0.0.1:{ports.proxy}", f"--providers.file.filename={path}"]
 
@@ -131,7 +131,15 @@ async def proxy(dialect: str, folder: Path, ports: Ports) -> AsyncIterator[None]
             yield
     else:
         async with started(COMMANDS[dialect](place, ports), place, ports.proxy):
+            if dialect == "traefik":  # it listens before it has read its routers
+                await eventually(lambda: _routes(ports.proxy))
             yield
+
+
+async def _routes(port: int) -> bool:
+    async with raw_client(port) as client:
+        await client.send(b"GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % port)
+        return (await client.response()).status != 404
 
 
 def asking(dialect: str, decision: int) -> dict[str, Any]:
