@@ -35,7 +35,7 @@ apt_install() {
 	apt-get install -y -qq --no-install-recommends "$@" >&2 || fail "apt-get could not install $*"
 	for package in "$@"; do
 		case $package in
-		redis-server | nginx) ! have systemctl || systemctl --quiet disable "$package" >/dev/null 2>&1 || true ;;
+		redis-server | nginx | caddy) ! have systemctl || systemctl --quiet disable "$package" >/dev/null 2>&1 || true ;;
 		esac
 	done
 	if [ -n "$policy" ]; then
@@ -109,7 +109,7 @@ dev() {
 
 programs() {
 	missing=
-	for program in redis-server chromium curl jq; do
+	for program in redis-server chromium curl jq nginx caddy; do
 		have "$program" || missing="$missing $program"
 	done
 	# shellcheck disable=SC2086 # the packages are named like the programs

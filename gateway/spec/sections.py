@@ -194,6 +194,28 @@ class LimitsSpec(Spec):
     tunnel_idle_timeout: Duration = Field(3600.0, description="Silence within a WebSocket; then it is closed.")
 
 
+class ForwardAuthSpec(Spec):
+    """One proxy that asks the gateway for the decision and forwards by itself (`auth_request`, ForwardAuth, `forward_auth`, `ext_authz`).
+
+    Exactly one of `listen` and `secret` says how the gateway knows that it is this proxy who asks.
+    """
+
+    dialect: Literal["nginx", "traefik", "caddy", "envoy"] = Field(
+        description="How the proxy tells about the request, and what it makes of the answer."
+    )
+    listen: Address | None = Field(
+        None,
+        description="A listener of its own for this proxy, where every path is an auth request. Whoever reaches it is the proxy: keep it "
+        "on loopback, or in a network of the two.",
+    )
+    secret: str | None = Field(
+        None,
+        min_length=16,
+        description="Asks at `<prefix>/forward-auth` of the public listener, with this in the header `X-Stepup-Forward-Auth`. Without it "
+        "the path does not exist.",
+    )
+
+
 class LogSpec(Spec):
     """What is logged, on standard error."""
 
@@ -239,6 +261,9 @@ class GatewaySpec(Spec):
     tokens: TokensSpec = Field(default_factory=TokensSpec, description="Signed tokens.")
     limits: LimitsSpec = Field(default_factory=LimitsSpec, description="Bounds on clients.")
     log: LogSpec = Field(default_factory=LogSpec, description="Logging.")
+    forward_auth: Annotated[dict[str, ForwardAuthSpec], BeforeValidator(_string_keys)] = Field(
+        default_factory=dict, description="Proxies that ask for the decision and forward by themselves, by name."
+    )
     steps: Annotated[dict[str, dict[str, Any]], BeforeValidator(_string_keys)] = Field(
         default_factory=dict, description="Step name to settings; `kind` names the plugin."
     )

@@ -235,6 +235,18 @@ def test_a_yaml_example_with_a_mistake_would_be_found(tmp_path: Path) -> None:
     assert isinstance(load(path, environ={}, kinds=REGISTRY), Problems)
 
 
+PROXIES = {"nginx": "nginx.conf", "caddy": "Caddyfile", "traefik": "traefik.yaml", "envoy": "envoy.yaml"}
+
+
+@pytest.mark.parametrize(("name", "file"), PROXIES.items())
+def test_what_is_shown_of_a_proxys_configuration_stands_in_its_file(name: str, file: str) -> None:
+    """And the files are what the proxies of tests/support/proxies.py run with."""
+    lines = [line.strip() for line in (ROOT / "config" / file).read_text().splitlines()]
+    shown = [line.strip() for block in blocks(f"docs/how-to/{name}.md") if block.language == "text" for line in block.text.splitlines()]
+    assert shown
+    assert [line for line in shown if line not in lines] == []
+
+
 # -- commands ---------------------------------------------------------------------------------------------------------
 
 _COMMAND = re.compile(r"^\$ (.*(?:\\\n.*)*)\n((?:(?!\$ ).*\n?)*)", re.MULTILINE)

@@ -156,11 +156,14 @@ class RawPeer:
 
 
 @asynccontextmanager
-async def raw_client(port: int, *, context: ssl.SSLContext | None = None, limit: int = 1 << 20) -> AsyncIterator[RawPeer]:
-    """A client of a loopback port."""
+async def raw_client(
+    port: int, *, context: ssl.SSLContext | None = None, limit: int = 1 << 20, source: str | None = None
+) -> AsyncIterator[RawPeer]:
+    """A client of a loopback port. source: the loopback address that it comes from."""
     reader, writer = await asyncio.open_connection(
-        "127.0.0.1", port, ssl=context, server_hostname="localhost" if context else None, limit=limit
-    )
+        "127.0.0.1", port, ssl=context, server_hostname="localhost" if context else None, limit=limit,
+        local_addr=(source, 0) if source else None,
+    )  # fmt: skip
     peer = RawPeer(reader, writer)
     try:
         yield peer
