@@ -32,6 +32,8 @@ from gateway.flow.step import Services
 from gateway.flow.visit import Door
 from gateway.lanes.body import read_body
 from gateway.lanes.errand import errand
+from gateway.lanes.fast import FastConnection, FastLane
+from gateway.lanes.fast.known import Known
 from gateway.lanes.heads import Entrance
 from gateway.lanes.listening import listening, renew_certificate, tls_context
 from gateway.lanes.relay import Relay, Upstream
@@ -85,6 +87,7 @@ class GatewayApp:
         self.keys: keyring.KeyFile
         self._began: GatewaySpec
         self._tls: ssl.SSLContext | None
+        self.fast: FastLane | None = None
 
     @property
     def keyring(self) -> Keyring:
@@ -127,7 +130,8 @@ class GatewayApp:
         """
         fixed = [
             name
-            for name in ("listen", "tls", "public_url", "admin", "trusted_proxies", "stores", "secrets", "prefix", "continue_path", "mail",
+            for name in ("listen", "lane", "tls", "public_url", "admin", "trusted_proxies", "stores", "secrets", "prefix",
+                         "continue_path", "mail",
                          "transactions", "passes", "guessing", "tokens", "limits", "log")
             if getattr(self._began, name) != getattr(loaded.spec, name)
         ]  # fmt: skip
@@ -171,13 +175,19 @@ class GatewayApp:
         self._held.push_async_callback(self.tickets.drain)
         with listening("listen", host, port):
             self.public = await serve(
-                self.lane.handle, host=host, port=port, ssl_context=self._tls, limits=spec.limits, on_bad_request=self._bad_request
-            )
+                self.lane.handle, host=host, port=port, ssl_context=self._tls, limits=spec.limits, on_bad_request=self._bad_request,
+                fast=self.fast,
+            )  # fmt: skip
         self._held.push_async_callback(self._close_public)
 
     def _adopt(self, ring: Keyring) -> None:
         self.vault.adopt(ring)
         self.gate.rekeyed()
+        self._forget()
+
+    def _forget(self) -> None:
+        if self.fast is not None:
+            self.fast.known.forget()
 
     async def _close_public(self) -> None:
         await self.public.close(self._drain)
@@ -283,12 +293,24 @@ class GatewayApp:
             transactions=self.transactions, door=self.door, gate=self.gate, relay=relay, answers=answers, trail=self.trail,
             ended=transaction_pages.ended, closed=transaction_pages.closed, clock=self.clock, condition_limit=spec.limits.condition_body,
         )  # fmt: skip
+        entrance = Entrance("https" if spec.tls else "http", spec.public_url, self._trusted)
         self.lane = SlowLane(
-            entrance=Entrance("https" if spec.tls else "http", spec.public_url, self._trusted), paths=paths, gate=self.gate,
+            entrance=entrance, paths=paths, gate=self.gate,
             door=self.door, transactions=self.transactions, suspender=suspender, tickets=self.tickets, relay=relay, answers=answers,
             own_pages=self.site.handle, trail=self.trail, entropy=self.entropy, guessing=self.guessing, clock=self.clock,
             limits=spec.limits, rules=lambda: self.live.rules,
         )  # fmt: skip
+        self.fast = None
+        if spec.lane == "auto":
+            known = Known(
+                entrance=entrance, paths=paths, gate=self.gate, issuer=self.issuer, passes=self.passes, trail=self.trail,
+                limits=spec.limits, ruleset=lambda: self.live.ruleset, identity=lambda: self.live.identity,
+                upstreams=lambda: self.live.upstreams,
+            )  # fmt: skip
+            self.fast = FastLane(
+                known=known, sessions=self.sessions, answers=answers, trail=self.trail, entropy=self.entropy, clock=self.clock,
+                limits=spec.limits, make=FastConnection,
+            )  # fmt: skip
 
     def _next_origins(self, upstream: str) -> Sequence[str]:
         """Where answers of an upstream redirect to; none for one that a reload took away."""
@@ -298,6 +320,7 @@ class GatewayApp:
     def _go_live(self, live: Live) -> None:
         """The one assignment. Health checks of new pools begin."""
         self.live = live
+        self._forget()
         for upstream in live.upstreams.values():
             upstream.pool.start()
 
@@ -345,6 +368,7 @@ class GatewayApp:
 
     def _metrics_text(self) -> bytes:
         self.metrics.connections.set(self.public.connections)
+        self.trail.settle()
         return self.metrics.text()
 
     def _bad_request(self, status: int, reason: str) -> None:
