@@ -1,7 +1,8 @@
 """What is sent: navigations of many browsers, written out before anything is measured, so that a load generator only copies bytes.
 
-No two requests of a file are the same, so no cache of whole requests helps; each path and each field takes some hundreds of values, or
-the few that browsers have, so that caches of parts help as much as they do in life.
+A visitor has one browser and one cookie, as in life, and sends the same header fields again and again; the next request is another
+visitor's. No two requests of a file are the same, so no cache of whole requests helps. `strangers` never come twice: what is kept for a
+visitor does not help either.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _SYSTEMS = (("X11; Linux x86_64", "Linux"), ("Windows NT 10.0; Win64; x64", "Win
 
 
 def fields(number: int = 0) -> tuple[str, ...]:
-    """What Chromium number `number` sends with a navigation; with Host 14 fields. The cookie is the 15th."""
+    """What the Chromium of visitor `number` sends with a navigation; with Host 14 fields. The cookie is the 15th."""
     chromium, (system, platform) = _VERSIONS[number % len(_VERSIONS)], _SYSTEMS[number % len(_SYSTEMS)]
     return (
         "Connection: keep-alive",
@@ -45,10 +46,10 @@ def page(number: int) -> str:
     return f"/account/{number}/statement?tab=ledger"
 
 
-def get(host: str, target: str, *, number: int = 0, cookies: str = "", more: Sequence[str] = ()) -> bytes:
+def get(host: str, target: str, *, visitor: int = 0, cookies: str = "", more: Sequence[str] = ()) -> bytes:
     """One GET. cookies: what stands before those that everybody has; more: further fields."""
-    both = f"{cookies}; {cookie(number % VISITORS)}" if cookies else cookie(number % VISITORS)
-    return "\r\n".join((f"GET {target} HTTP/1.1", f"Host: {host}", *fields(number), *more, f"Cookie: {both}", "", "")).encode()
+    both = f"{cookies}; {cookie(visitor)}" if cookies else cookie(visitor)
+    return "\r\n".join((f"GET {target} HTTP/1.1", f"Host: {host}", *fields(visitor), *more, f"Cookie: {both}", "", "")).encode()
 
 
 def write(
@@ -58,8 +59,13 @@ def write(
     path: Callable[[int], str] = page,
     cookies: Sequence[str] = ("",),
     more: Callable[[int], Sequence[str]] = lambda _: (),
-    count: int = COUNT,
+    strangers: bool = False,
 ) -> Path:
-    """A file of `count` GETs. path: of a number below PATHS; cookies: taken in turn; more: further fields for the request's number."""
-    file.write_bytes(b"".join(get(host, path(n % PATHS), number=n, cookies=cookies[n % len(cookies)], more=more(n)) for n in range(count)))
+    """A file of COUNT GETs. path: of a number below PATHS; cookies: each visitor has one of them; more: further fields for the number of
+    the path."""
+    texts = []
+    for number in range(COUNT):
+        visitor, place = number if strangers else number % VISITORS, number % PATHS
+        texts.append(get(host, path(place), visitor=visitor, cookies=cookies[visitor % len(cookies)], more=more(place)))
+    file.write_bytes(b"".join(texts))
     return file

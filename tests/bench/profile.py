@@ -1,6 +1,7 @@
 """`make profile`: the gateway under full load, and where its time goes: py-spy's samples, most own time first.
 
-    python -m tests.bench.profile [ungated|slow|pass|gated|rules|forward-auth|bulk|flows] [--seconds 10] [--native] [--folded FILE]
+    python -m tests.bench.profile [ungated|strangers|slow|pass|gated|rules|forward-auth|bulk|flows]
+                                  [--seconds 10] [--top 25] [--native] [--folded FILE]
 
 Own time is that of a line with nothing below it on the stack. What happens inside C (uvloop, httptools, OpenSSL) counts for the Python
 line that called it; --native shows the C functions, and costs more. Only the busiest thread of the busiest process is listed. --folded
@@ -24,12 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench import browser, client, flows, targets
-from tests.bench.measure import MANY_RULES, VISITORS, Bench, forward_auth_run
+from tests.bench.measure import MANY_RULES, PASSES, Bench, forward_auth_run
 from tests.bench.processes import OTHER_CORE, Child
 from tests.support.ports import free_port
 
 RATE = 400  # samples a second
-SCENARIOS = ("ungated", "slow", "pass", "gated", "rules", "forward-auth", "bulk", "flows")
+SCENARIOS = ("ungated", "strangers", "slow", "pass", "gated", "rules", "forward-auth", "bulk", "flows")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +134,10 @@ def loaded(bench: Bench, scenario: str) -> tuple[Child, Callable[[], object]]:
     if scenario == "forward-auth":
         run = forward_auth_run(bench, bench.run_of(child), port)
     elif scenario in {"pass", "gated"}:
-        cookies = [asyncio.run(flows.logged_in(child.port, f"user-{number}")) for number in range(VISITORS)]
+        cookies = [asyncio.run(flows.logged_in(child.port, f"user-{number}")) for number in range(PASSES)]
         run = bench.run_of(child, cookies=cookies, path=browser.page if scenario == "pass" else lambda number: f"/gated/page-{number}")
     else:
-        run = bench.run_of(child)
+        run = bench.run_of(child, strangers=scenario == "strangers")
     bench.load(run, seconds=1)
     return child, lambda: bench.load(run)
 

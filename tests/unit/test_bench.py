@@ -74,11 +74,24 @@ def test_descendants_are_found_at_any_depth_and_nobody_elses() -> None:
     assert processes.descendants(4, parents) == (4,)
 
 
-def test_no_two_requests_of_a_file_are_the_same(tmp_path: Path) -> None:
-    texts = browser.write(tmp_path / "requests", "127.0.0.1:1").read_bytes().split(b"\r\n\r\n")[:-1]
-    assert len(texts) == len(set(texts)) == browser.COUNT
-    assert len({text.partition(b"\r\n")[0] for text in texts}) == browser.PATHS
-    assert {text.count(b"\r\n") for text in texts} == {15}  # 14 header fields and the cookie behind the request line
+def heads(file: Path) -> list[tuple[bytes, bytes]]:
+    """Request line and header fields of each request in the file."""
+    texts = file.read_bytes().split(b"\r\n\r\n")[:-1]
+    return [(line, rest) for line, _, rest in (text.partition(b"\r\n") for text in texts)]
+
+
+def test_visitors_come_again_but_no_request_does(tmp_path: Path) -> None:
+    sent = heads(browser.write(tmp_path / "requests", "127.0.0.1:1", cookies=["pass=1", "pass=2"]))
+    assert len(sent) == len(set(sent)) == 8000
+    assert len({line for line, _ in sent}) == 401
+    assert len({fields for _, fields in sent}) == 307
+    assert {fields.count(b"\r\n") for _, fields in sent} == {14}  # 14 fields, and the cookie
+    assert {fields.count(b"pass=") for _, fields in sent} == {1}
+
+
+def test_strangers_never_come_again(tmp_path: Path) -> None:
+    sent = heads(browser.write(tmp_path / "requests", "127.0.0.1:1", strangers=True))
+    assert len({fields for _, fields in sent}) == 8000
 
 
 def test_a_ratio_is_taken_within_rounds_and_its_median_counts() -> None:
