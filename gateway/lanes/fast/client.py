@@ -306,7 +306,7 @@ class FastConnection(asyncio.Protocol):
         if self._paused:
             self._paused = False
             transport.resume_reading()
-        slow.data_received(data)
+        slow.take(data)
         if self._eof:
             slow.eof_received()
 
