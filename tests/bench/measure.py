@@ -99,10 +99,10 @@ class Bench:
 
     def _watched(self, run: Run, act: Callable[[], tuple[int, float, float, float]]) -> Sample:
         """What act saw (requests, seconds, p50, p99), and what the processes used meanwhile."""
-        strange, loading, used, began = others(), self._load_cpu(), run.child.cpu(), time.perf_counter()
+        began, strange, loading, used = time.perf_counter(), others(), self._load_cpu(), run.child.cpu()
         requests, seconds, p50_ms, p99_ms = act()
-        cpu, load, took = run.child.cpu() - used, self._load_cpu() - loading, time.perf_counter() - began
-        share = (others() - strange) / took / len(CORES)
+        cpu, load = run.child.cpu() - used, self._load_cpu() - loading
+        share = (others() - strange) / (time.perf_counter() - began) / len(CORES)
         self.disturbed.append(share)
         run.child.trim()
         return Sample(requests=requests, seconds=seconds, cpu=cpu, p50_ms=p50_ms, p99_ms=p99_ms, load=load, others=share)
@@ -196,7 +196,7 @@ def forward_auth_run(bench: Bench, ours: Run, port: int) -> Run:
             f"X-Original-URI: {browser.page(number)}",
             f"X-Original-Host: 127.0.0.1:{ours.port}",
             "X-Original-Proto: http",
-            "X-Real-IP: 192.0.2.1",
+            "X-Original-Address: 192.0.2.1",
         )
 
     return bench.run_of(
@@ -298,7 +298,7 @@ def workers(bench: Bench) -> None:
 
 
 def memory(bench: Bench) -> None:
-    """Resident memory of the largest process: alone, with connections that were used once, and with as many at once under load."""
+    """Resident memory of the process that serves: alone, with connections that were used once, and after as many were busy at once."""
     made, apart, upstream = {}, bench.folder / "memory", bench.upstream.port
     apart.mkdir()
     held_by: dict[str, Callable[[], Child]] = {
@@ -309,14 +309,15 @@ def memory(bench: Bench) -> None:
     for name, make in held_by.items():
         with make() as child:
             run = bench.run_of(child)
-            start = child.rss()
+            start = child.resident()
             held = client.hold(child.port, (browser.get(f"127.0.0.1:{child.port}", browser.page(n)) for n in range(MANY_CONNECTIONS)))
-            kept = child.rss()
+            server = child.holder()
+            kept = child.resident()[server]
             for connection in held:
                 connection.close()
             bench.load(run, connections=MANY_CONNECTIONS)
-            made[name] = {"start_mb": round(start, 1), "kept_mb": round(kept, 1), "loaded_mb": round(child.rss(), 1),
-                          "kib_per_kept": round((kept - start) * 1e6 / 1024 / MANY_CONNECTIONS, 1)}  # fmt: skip
+            made[name] = {"start_mb": round(start[server], 1), "kept_mb": round(kept, 1), "loaded_mb": round(child.resident()[server], 1),
+                          "kib_per_kept": round((kept - start[server]) * 1e6 / 1024 / MANY_CONNECTIONS, 1)}  # fmt: skip
     bench.found["memory"] = made
     bench.measured["memory"] = max(made[OURS]["kept_mb"], made[OURS]["loaded_mb"])
 

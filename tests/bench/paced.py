@@ -18,10 +18,12 @@ WARM_UP = 0.3  # seconds at the same rate, before those that count
 
 @dataclass(frozen=True, slots=True)
 class Paced:
-    """What one run at `rate` requests per second saw. most_waiting: requests that were due and found no free connection, at worst."""
+    """What one run at `rate` requests per second saw. unanswered: of the requests, even after five seconds more; most_waiting: those that
+    were due and found no free connection, at worst."""
 
     rate: float
     requests: int
+    unanswered: int
     most_waiting: int
     p50_ms: float
     p99_ms: float
@@ -36,13 +38,12 @@ def build(folder: Path) -> Path:
 
 
 def parse(rate: float, text: str) -> Paced:
-    """What it printed. Raises ValueError where requests were left unanswered: the rate was too high."""
+    """What it printed."""
     said = json.loads(text)
-    if said["unanswered"]:
-        raise ValueError(f"{said['unanswered']} requests were never answered at {rate:,.0f} a second")
     return Paced(
         rate=rate,
         requests=said["requests"],
+        unanswered=said["unanswered"],
         most_waiting=said["most_waiting"],
         p50_ms=said["p50_us"] / 1000,
         p99_ms=said["p99_us"] / 1000,

@@ -119,9 +119,17 @@ class Child:
         pids = descendants(self.pid, {pid: stat.parent for pid, stat in stats.items()})
         return sum(_clock(pid) + stats[pid].reaped * _TICK for pid in pids if pid in stats)
 
+    def resident(self) -> dict[int, float]:
+        """Resident memory of each of its processes, in MB (10⁶ bytes)."""
+        return {pid: int(Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()[0]) * 1024 / 1e6 for pid in self.pids()}
+
     def rss(self) -> float:
-        """Resident memory of its largest process, in MB (10⁶ bytes)."""
-        return max(int(Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()[0]) for pid in self.pids()) * 1024 / 1e6
+        """Resident memory of its largest process, in MB."""
+        return max(self.resident().values())
+
+    def holder(self) -> int:
+        """Which of its processes has most files open: the one that holds the connections."""
+        return max(self.pids(), key=lambda pid: sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir()))
 
     def trim(self) -> None:
         """Cut the log where it is long. You must do so between measurements: a line for each request fills a disk."""
