@@ -53,7 +53,8 @@ def run(port: int, requests: Path, *, connections: int, seconds: int, cores: Ite
     """Raises RuntimeError when any answer was an error, or smaller than the answers are: a redirect, for one, which wrk lets pass."""
     command = [
         "taskset", "-c", ",".join(map(str, sorted(set(cores)))),
-        "wrk", "--latency", "--timeout", "30s", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(SCRIPT), f"http://127.0.0.1:{port}/", "--", str(requests),
+        "wrk", "--latency", "--timeout", "30s", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(SCRIPT),
+        f"http://127.0.0.1:{port}/", "--", str(requests),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 30)
     try:
