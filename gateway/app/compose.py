@@ -47,7 +47,7 @@ from gateway.stores.entropy import SystemEntropy
 from gateway.stores.factory import StateBackend, open_state, resolve_url
 from gateway.stores.fingerprint import claim_key
 from gateway.stores.mail import MemoryMailbox, SmtpMailer
-from gateway.stores.records import SqlRecords, open_records
+from gateway.stores.records import SqliteRecords, open_records
 from gateway.stores.revocations import RevocationFeed
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.trail import Telemetry
@@ -80,7 +80,7 @@ class GatewayApp:
         self.admin_port = 0
         self._held = AsyncExitStack()
         self._drain = 0.0
-        self.records: SqlRecords
+        self.records: SqliteRecords
         self.vault: KeyVault
         self.keys: keyring.KeyFile
         self._began: GatewaySpec

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gateway.errors import Conflict
 from gateway.flow.ports import Entry, Revocation
-from gateway.stores.sqlite_thread import SqliteThread
+from gateway.stores.sqlite_thread import SqliteThread, by_user_version
 
 _SCHEMA = """
 CREATE TABLE entries (
@@ -45,7 +45,7 @@ class SqliteState:
     """flow.ports.StateStore in the SQLite database at `path`. No I/O happens before the first call. You must await `close()` after use."""
 
     def __init__(self, path: Path, *, deadline: float = 2.0) -> None:
-        self._thread = SqliteThread(path, schema=_SCHEMA, version=_VERSION, deadline=deadline)
+        self._thread = SqliteThread(path, bring_up=by_user_version(path, _SCHEMA, _VERSION), deadline=deadline)
         self._writes = 0
 
     async def get(self, space: str, key: str, now: float) -> Entry | None:
