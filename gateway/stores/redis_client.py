@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from redis.asyncio import Redis, RedisCluster
@@ -10,6 +10,7 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
 
 from gateway.stores.urls import RedisUrl
 
@@ -27,6 +28,21 @@ class RedisClient:
     async def run(self, *arguments: Any) -> Any:
         """One command; redis-py's exceptions come out as they are."""
         return await self._client.execute_command(*arguments)
+
+    async def run_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Several commands, in order, by one round trip where there is one server. Answers that are errors are among the answers."""
+        if isinstance(self._client, RedisCluster):
+            answers: list[Any] = []
+            for command in commands:
+                try:
+                    answers.append(await self.run(*command))
+                except ResponseError as error:
+                    answers.append(error)
+            return answers
+        pipeline = self._client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        return list(await pipeline.execute(raise_on_error=False))
 
     async def info(self, section: str) -> list[Mapping[str, Any]]:
         """A section of INFO, from every server that takes writes."""

@@ -11,12 +11,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha1
-from typing import Any, TypeVar
+from typing import Any, TypeVar, assert_never
 
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from gateway.errors import Conflict, StoreUnavailable
-from gateway.flow.ports import Entry, Revocation
+from gateway.flow.ports import Count, Delete, Entry, Join, Leave, Put, Revocation, Write
 from gateway.stores.deadline import Bounded
 from gateway.stores.redis_client import CONNECTIONS, connect
 from gateway.stores.urls import redis_url
@@ -112,44 +112,60 @@ class RedisState:
 
     async def get(self, space: str, key: str, now: float) -> Entry | None:
         """The live entry, or None."""
-        value, version, expires = await self._command("HMGET", _name("entry", space, key), "value", "version", "expires")
+        value, version, expires = await self._call(
+            lambda: self._client.run("HMGET", _name("entry", space, key), "value", "version", "expires")
+        )
         if value is None or float(expires) <= now:
             return None
         return Entry(value=value, version=int(version))
 
     async def put(self, space: str, key: str, value: bytes, *, version: int, expires: float, now: float) -> int:
         """Conditional write; see the protocol. Raises Conflict."""
-        written = await self._script(_PUT, _name("entry", space, key), version, value, _time(expires), _time(now), _ttl(expires, now))
-        if written == -1:
-            raise Conflict(f"{space}: not at version {version}")
+        write = Put(space, key, value, version, expires)
+        written = _result(write, await self._sent(_command(write, now)))
+        if isinstance(written, Conflict):
+            raise written
         return int(written)
 
     async def delete(self, space: str, key: str) -> None:
         """Remove an entry, if there is one."""
-        await self._command("DEL", _name("entry", space, key))
+        await self._sent(_command(Delete(space, key), 0.0))
 
     async def count(self, space: str, key: str, *, by: int, expires: float, now: float) -> int:
         """Add to a counter; see the protocol. A counter that would start at 0 or below is not made."""
-        return int(await self._script(_COUNT, _name("counter", space, key), by, _time(expires), _time(now), _ttl(expires, now)))
+        return int(await self._sent(_command(Count(space, key, by, expires), now)))
 
     async def join(self, space: str, group: str, member: str, *, cap: int, expires: float, now: float) -> bool:
         """Put a member into a group; see the protocol. One that is in already stays, with the new `expires`, whatever the cap."""
-        joined = await self._script(
-            _JOIN, _name("group", space, group), _raw(member), cap, _time(expires), _time(now), _time(_SLACK), _time(_FOREVER)
-        )
-        return bool(joined)
+        return bool(await self._sent(_command(Join(space, group, member, cap, expires), now)))
 
     async def leave(self, space: str, group: str, member: str) -> None:
         """Take a member out of a group, if it is in."""
-        await self._command("ZREM", _name("group", space, group), _raw(member))
+        await self._sent(_command(Leave(space, group, member), 0.0))
+
+    async def together(self, writes: Sequence[Write], now: float) -> Sequence[Any]:
+        """See the protocol. One pipeline; in a cluster one command after the other, for their keys live on different servers."""
+        commands = [_command(write, now) for write in writes]
+
+        async def run() -> list[Any]:
+            answers = await self._client.run_all([command.short for command in commands])
+            for index, answer in enumerate(answers):
+                if isinstance(answer, NoScriptError):  # see _sent
+                    answers[index] = await self._client.run(*commands[index].whole)
+                elif isinstance(answer, Exception):
+                    raise answer
+            return answers
+
+        answers = await self._call(run)
+        return [_result(write, answer) for write, answer in zip(writes, answers, strict=True)]
 
     async def revoke(self, sid: str, *, until: float, now: float) -> None:
         """Append to the feed."""
-        await self._script(_REVOKE, _FEED, _raw(sid), _time(until), _time(now), _time(_SLACK))
+        await self._sent(_scripted(_REVOKE, _FEED, _raw(sid), _time(until), _time(now), _time(_SLACK)))
 
     async def revocations(self, after: int, now: float) -> Sequence[Revocation]:
         """Live revocations after a cursor, in order."""
-        members = await self._command("ZRANGEBYSCORE", _FEED, f"({max(after, 0)}", "+inf")
+        members = await self._call(lambda: self._client.run("ZRANGEBYSCORE", _FEED, f"({max(after, 0)}", "+inf"))
         found = []
         for member in members:
             cursor, until, sid = member.split(b":", 2)
@@ -178,19 +194,14 @@ class RedisState:
         await self._bounded.drained()
         await self._client.close()
 
-    async def _script(self, script: _Script, *arguments: Any) -> Any:
-        key, *rest = arguments
-
+    async def _sent(self, command: _Command) -> Any:
         async def run() -> Any:
             try:
-                return await self._client.run("EVALSHA", script.sha, 1, key, *rest)
+                return await self._client.run(*command.short)
             except NoScriptError:  # it did not run: Redis was restarted, or never saw it; EVAL makes it known as well
-                return await self._client.run("EVAL", script.text, 1, key, *rest)
+                return await self._client.run(*command.whole)
 
         return await self._call(run)
-
-    async def _command(self, *arguments: Any) -> Any:
-        return await self._call(lambda: self._client.run(*arguments))
 
     async def _turn(self, run: Callable[[], Awaitable[T]], due: float) -> T:
         async with self._turns:
@@ -208,6 +219,51 @@ class RedisState:
             raise StoreUnavailable(f"{self._where}: no answer within {self._deadline * 1000:.0f} ms") from error
         except (RedisError, RedisClusterException, OSError) as error:
             raise StoreUnavailable(f"{self._where}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """Its arguments as sent; `whole` names no script that Redis may not know."""
+
+    short: tuple[Any, ...]
+    whole: tuple[Any, ...]
+
+
+def _scripted(script: _Script, *arguments: Any) -> _Command:
+    return _Command(("EVALSHA", script.sha, 1, *arguments), ("EVAL", script.text, 1, *arguments))
+
+
+def _command(write: Write, now: float) -> _Command:
+    match write:
+        case Put():
+            name = _name("entry", write.space, write.key)
+            return _scripted(_PUT, name, write.version, write.value, _time(write.expires), _time(now), _ttl(write.expires, now))
+        case Count():
+            name = _name("counter", write.space, write.key)
+            return _scripted(_COUNT, name, write.by, _time(write.expires), _time(now), _ttl(write.expires, now))
+        case Join():
+            name = _name("group", write.space, write.group)
+            times = (_time(write.expires), _time(now), _time(_SLACK), _time(_FOREVER))
+            return _scripted(_JOIN, name, _raw(write.member), write.cap, *times)
+        case Delete():
+            plain: tuple[Any, ...] = ("DEL", _name("entry", write.space, write.key))
+        case Leave():
+            plain = ("ZREM", _name("group", write.space, write.group), _raw(write.member))
+        case _:
+            assert_never(write)
+    return _Command(plain, plain)
+
+
+def _result(write: Write, answer: Any) -> Any:
+    match write:
+        case Put():
+            return Conflict(f"{write.space}: not at version {write.version}") if answer == -1 else int(answer)
+        case Count():
+            return int(answer)
+        case Join():
+            return bool(answer)
+        case _:
+            return None
 
 
 def _name(kind: str, space: str, key: str) -> bytes:
