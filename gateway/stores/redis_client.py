@@ -59,7 +59,9 @@ class RedisClient:
 
 
 def connect(url: RedisUrl, *, deadline: float) -> RedisClient:
-    """A client; no connection is made before the first command. `deadline` (seconds) bounds connecting and each read."""
+    """A client; no connection is made before the first command. `deadline` (seconds) bounds connecting, and each read of a sentinel or a
+    cluster, so that there is time to ask another. One server needs no such bound: its caller cancels what takes too long, and redis-py's
+    own costs a third of a command."""
     bounds: dict[str, Any] = {
         "socket_connect_timeout": deadline,
         "socket_timeout": deadline,
@@ -77,6 +79,7 @@ def connect(url: RedisUrl, *, deadline: float) -> RedisClient:
         watch = sentinels(list(url.nodes), sentinel_kwargs=bounds | {"socket_connect_timeout": share, "socket_timeout": share})
         return RedisClient(watch.master_for(url.master, db=url.db, **options), watch)
     host, port = url.nodes[0]
+    options |= {"socket_timeout": None}
     if url.scheme == "rediss":
         options |= {"ssl": True, "ssl_ca_certs": url.ca_file, "ssl_check_hostname": True}
     return RedisClient(Redis(host=host, port=port, db=url.db, **options))
