@@ -11,14 +11,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha1
+from importlib import import_module
 from typing import Any, TypeVar, assert_never
-
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from gateway.errors import Conflict, StoreUnavailable
 from gateway.flow.ports import Count, Delete, Entry, Join, Leave, Put, Revocation, Write
 from gateway.stores.deadline import Bounded
-from gateway.stores.redis_client import CONNECTIONS, connect
+from gateway.stores.redis_wire import NoScript, RedisFault, RedisWire
 from gateway.stores.urls import redis_url
 
 T = TypeVar("T")
@@ -26,6 +25,8 @@ T = TypeVar("T")
 _PREFIX = b"stepup:"
 _SLACK = 300.0
 """Keys stay this long after their expiry, in seconds: a caller whose clock is behind still sees what is alive for it."""
+_UNDER_WAY = 64
+"""Calls under way at a time; further ones wait their turn within their deadline."""
 _FOREVER = 10 * 365 * 86_400.0  # further away than this: no TTL
 
 
@@ -105,8 +106,11 @@ class RedisState:
         parsed = redis_url(url)
         self._where = parsed.where()
         self._deadline = deadline
-        self._client = connect(parsed, deadline=deadline)
-        self._turns = asyncio.Semaphore(CONNECTIONS)
+        if parsed.scheme in {"redis", "rediss"}:
+            self._client: Any = RedisWire(parsed, deadline=deadline)
+        else:
+            self._client = import_module("gateway.stores.redis_client").connect(parsed, deadline=deadline, most=_UNDER_WAY)
+        self._turns = asyncio.Semaphore(_UNDER_WAY)
         self._bounded = Bounded()
         self._closed = False
 
@@ -148,9 +152,9 @@ class RedisState:
         commands = [_command(write, now) for write in writes]
 
         async def run() -> list[Any]:
-            answers = await self._client.run_all([command.short for command in commands])
+            answers: list[Any] = await self._client.run_all([command.short for command in commands])
             for index, answer in enumerate(answers):
-                if isinstance(answer, NoScriptError):  # see _sent
+                if isinstance(answer, NoScript):  # see _sent
                     answers[index] = await self._client.run(*commands[index].whole)
                 elif isinstance(answer, Exception):
                     raise answer
@@ -198,7 +202,7 @@ class RedisState:
         async def run() -> Any:
             try:
                 return await self._client.run(*command.short)
-            except NoScriptError:  # it did not run: Redis was restarted, or never saw it; EVAL makes it known as well
+            except NoScript:  # it did not run: Redis was restarted, or never saw it; EVAL makes it known as well
                 return await self._client.run(*command.whole)
 
         return await self._call(run)
@@ -214,10 +218,14 @@ class RedisState:
         if self._closed:
             raise StoreUnavailable(f"{self._where}: the store was closed")
         try:
-            return await self._bounded.run(self._turn(run, asyncio.get_running_loop().time() + self._deadline), self._deadline)
+            work = self._turn(run, asyncio.get_running_loop().time() + self._deadline)
+            if not self._client.prompt:
+                return await self._bounded.run(work, self._deadline)
+            async with asyncio.timeout(self._deadline):
+                return await work
         except TimeoutError as error:
             raise StoreUnavailable(f"{self._where}: no answer within {self._deadline * 1000:.0f} ms") from error
-        except (RedisError, RedisClusterException, OSError) as error:
+        except (RedisFault, OSError) as error:
             raise StoreUnavailable(f"{self._where}: {error}") from error
 
 
