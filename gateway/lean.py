@@ -3,7 +3,7 @@
 The rule for every import of a package that is large, or seldom needed:
 
 * What each gateway needs is imported at the top of the module that uses it, as everywhere.
-* What only some configurations need (redis, zxcvbn) is imported by the constructor of what needs it, so at the start or at a reload, never
+* What only some configurations need (hiredis, redis, zxcvbn) is imported by the constructor of what needs it, so at the start or at a reload, never
   at the first request: where the package is missing, the gateway does not start, or keeps its running configuration.
 * What only some starts need (Alembic, and SQLAlchemy with it) stands in a module of its own, imported where it is due.
 * What a package drags along for its own command line or for pretty printing is left out here.
@@ -37,7 +37,7 @@ def without(*, missing: Collection[str] = (), empty: Collection[str] = ()) -> It
 
 def trim() -> None:
     """Import the two packages that drag a command line or a pretty printer along, without it."""
-    with without(missing=("rich",)):
-        import structlog  # noqa: F401, PLC0415 - before anybody else does; its console tracebacks are not used (see telemetry.logs)
+    with without(missing=("rich", "greenlet")):
+        import structlog  # noqa: F401, PLC0415 - before anybody else does; its console tracebacks and greenlets are not used
     with without(empty=("cel.cli",)):
         import cel  # noqa: F401, PLC0415 - `python -m cel` with typer, rich, prompt_toolkit and pygments: 9 MiB

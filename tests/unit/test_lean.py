@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-SELDOM = {"alembic", "sqlalchemy", "aiosqlite", "redis", "zxcvbn", "rich", "typer", "prompt_toolkit", "pygments"}
+SELDOM = {"alembic", "sqlalchemy", "aiosqlite", "redis", "hiredis", "zxcvbn", "rich", "typer", "prompt_toolkit", "pygments"}
 
 
 def loaded(program: str) -> str:
@@ -27,7 +27,7 @@ def test_what_was_left_out_can_be_imported_afterwards() -> None:
 
 REDIS = """
 from gateway.stores.factory import open_state
-asyncio.run(open_state("redis://127.0.0.1:1", redis_deadline=1, sqlite_deadline=1))
+asyncio.run(open_state("%s", redis_deadline=1, sqlite_deadline=1))
 """
 ZXCVBN = """
 from types import SimpleNamespace
@@ -38,7 +38,14 @@ PasswordChange(config, SimpleNamespace(state=None, vault=None))
 """
 
 
-@pytest.mark.parametrize(("package", "made"), [("redis", REDIS), ("zxcvbn", ZXCVBN)])
+@pytest.mark.parametrize(
+    ("package", "made"),
+    [
+        ("hiredis", REDIS % "redis://127.0.0.1:1"),
+        ("redis", REDIS % "redis+cluster://127.0.0.1:1"),
+        ("zxcvbn", ZXCVBN),
+    ],
+)
 def test_a_missing_package_is_noticed_when_what_needs_it_is_made(package: str, made: str) -> None:
     """So at the start or at a reload, and never by a request."""
     program = "import asyncio, sys\n" + made + f"assert {package!r} in sys.modules"
