@@ -37,7 +37,6 @@ class Put:
     value: bytes
     version: int
     expires: float
-    lasting: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +82,11 @@ class StateStore(Protocol):
     async def get(self, space: str, key: str, now: float) -> Entry | None:
         """The live entry, or None when there is none or it has expired."""
 
-    async def put(self, space: str, key: str, value: bytes, *, version: int, expires: float, now: float, lasting: bool = True) -> int:
+    async def put(self, space: str, key: str, value: bytes, *, version: int, expires: float, now: float) -> int:
         """Write if the live entry's version is `version` (0: there is none); returns the new version.
 
         Raises Conflict when another write was first. Durable when it returns: it survives kill -9 and power loss
-        as far as the backend promises. `lasting=False`, deletes, counts and groups: they survive kill -9, and power loss as soon as any
-        later lasting write has returned. For what is worth nothing without such a write, or may be lost with the machine.
+        as far as the backend promises.
         """
 
     async def delete(self, space: str, key: str) -> None:
@@ -107,8 +105,7 @@ class StateStore(Protocol):
     async def together(self, writes: Sequence[Write], now: float) -> Sequence[Any]:
         """Writes that need not wait for each other's results: in this order, in one flush or round trip, each as its own method does it.
 
-        Returns their results in order; a refused Put's is a Conflict, and hinders none of the others. All are durable when this returns if
-        one of them is a lasting Put.
+        Returns their results in order; a refused Put's is a Conflict, and hinders none of the others. All are durable when this returns.
         Where it raises StoreUnavailable any of them may have been done.
         """
 

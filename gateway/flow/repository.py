@@ -11,7 +11,7 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from gateway.errors import Conflict, SealBroken, StoreUnavailable
@@ -117,9 +117,7 @@ class Transactions:
         """
         put, freed = self._put(transaction, version, now), self._freed(transaction)
         if not freed or transaction.since:
-            # Who ends what was being sent was the one who sent it: there is no other writer whose request this could take away. A machine
-            # that fails before this end is on disk leaves it at SENDING, which the clock makes UNKNOWN: never READY again.
-            put = replace(put, lasting=not freed)
+            # Who ends what was being sent was the one who sent it: there is no other writer whose request this could take away.
             return int(_first(await self._state.together([put, *along, *freed], now)))
         written = int(_first(await self._state.together([put, *along], now)))
         with suppress(StoreUnavailable):  # what is not freed here ends by its expiry

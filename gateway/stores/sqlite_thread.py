@@ -1,10 +1,9 @@
 """One SQLite connection on one thread, group commit, and a deadline on every call.
 
 Only the thread touches the connection. Writes that wait together share one transaction and one flush to the disk; each stands in a
-savepoint of its own, in the order of its call, and each caller goes on only after that flush. A write that need not outlive a power
-failure waits for no flush, but for the COMMIT: it outlives kill -9, and is on disk as soon as any later write is. Work whose caller has
-given up is never started, and is rolled back if it has not come to its COMMIT. A fault closes the connection and the next call opens a
-new one: a database that can be used again is used again.
+savepoint of its own, in the order of its call, and each caller goes on only after that flush. Work whose caller has given up is never
+started, and is rolled back if it has not come to its COMMIT. A fault closes the connection and the next call opens a new one: a database
+that can be used again is used again.
 """
 
 from __future__ import annotations
@@ -39,12 +38,11 @@ _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 class _Job(Generic[T]):
     """A call on its way to the thread and back. The thread writes fault or result, then done, then wakes the waiter."""
 
-    __slots__ = ("done", "due", "fault", "given_up", "lasting", "loop", "result", "waiter", "work", "write")
+    __slots__ = ("done", "due", "fault", "given_up", "loop", "result", "waiter", "work", "write")
 
-    def __init__(self, work: Callable[[sqlite3.Connection], T], *, write: bool, lasting: bool, due: float) -> None:
+    def __init__(self, work: Callable[[sqlite3.Connection], T], *, write: bool, due: float) -> None:
         self.work = work
         self.write = write
-        self.lasting = lasting
         self.due = due  # by time.monotonic()
         self.given_up = False
         self.loop = asyncio.get_running_loop()
@@ -76,18 +74,16 @@ class SqliteThread:
         self._closing = False
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
-        self._lasting = True  # what the connection is set to
 
-    async def call(self, work: Callable[[sqlite3.Connection], T], *, write: bool, lasting: bool = True) -> T:
+    async def call(self, work: Callable[[sqlite3.Connection], T], *, write: bool) -> T:
         """Run `work` within a transaction (a read needs none: it must be a single statement) and return what it returns.
 
-        A write that is `lasting` is on disk when this returns, with all those before it; any other is committed, so that only a failure of
-        the machine can undo it. Writes happen in the order of their calls. `work` may be run again where its transaction was
+        A write is on disk when this returns; writes happen in the order of their calls. `work` may be run again where its transaction was
         rolled back for another's sake, so it must keep nothing from one run to the next. Exceptions of `work` undo what it wrote and come
         out as they are, SQLite's own as StoreUnavailable, which is also raised when the deadline has passed. Then the write did not
         happen, unless its COMMIT was already under way.
         """
-        job = _Job(work, write=write, lasting=lasting, due=time.monotonic() + self.deadline)
+        job = _Job(work, write=write, due=time.monotonic() + self.deadline)
         self._enqueue(job)
         # What asyncio.timeout does, without what it costs: this is the way of every call.
         timer = job.loop.call_later(self.deadline, _wake, job.waiter)
@@ -175,7 +171,7 @@ class SqliteThread:
         try:
             connection = self._connect(jobs)
             while live := [job for job in jobs if not job.over()]:
-                self._begin(live, connection)
+                self._patiently(live, lambda: connection.execute("BEGIN IMMEDIATE"))
                 for job in live:
                     _in_savepoint(job, connection)
                 if not any(job.over() for job in live):
@@ -207,7 +203,7 @@ class SqliteThread:
             job.fault = self._translated(error)
 
     def _transact(self, job: _Job[T], connection: sqlite3.Connection) -> T:
-        self._begin((job,), connection)
+        self._patiently((job,), lambda: connection.execute("BEGIN IMMEDIATE"))
         try:
             result = job.work(connection)
             self._check(job)  # the caller was told that it failed, so it does
@@ -216,13 +212,6 @@ class SqliteThread:
             self._roll_back()
             raise
         return result
-
-    def _begin(self, jobs: Sequence[_Job[Any]], connection: sqlite3.Connection) -> None:
-        lasting = any(job.lasting for job in jobs)
-        if lasting != self._lasting:  # FULL flushes the log at each COMMIT, NORMAL leaves that to the next one that is FULL
-            connection.execute(f"PRAGMA synchronous = {'FULL' if lasting else 'NORMAL'}")
-            self._lasting = lasting
-        self._patiently(jobs, lambda: connection.execute("BEGIN IMMEDIATE"))
 
     def _check(self, job: _Job[Any]) -> None:
         if job.over():
@@ -263,7 +252,6 @@ class SqliteThread:
         try:
             self._patiently(jobs, lambda: connection.execute("PRAGMA journal_mode = WAL").fetchone())
             connection.execute("PRAGMA synchronous = FULL")
-            self._lasting = True
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT}")
             self._patiently(jobs, lambda: connection.execute("BEGIN IMMEDIATE"))

@@ -123,9 +123,9 @@ class RedisState:
             return None
         return Entry(value=value, version=int(version))
 
-    async def put(self, space: str, key: str, value: bytes, *, version: int, expires: float, now: float, lasting: bool = True) -> int:
-        """Conditional write; see the protocol. Raises Conflict. `lasting` changes nothing: the server flushes as it is set up to."""
-        write = Put(space, key, value, version, expires, lasting)
+    async def put(self, space: str, key: str, value: bytes, *, version: int, expires: float, now: float) -> int:
+        """Conditional write; see the protocol. Raises Conflict."""
+        write = Put(space, key, value, version, expires)
         written = _result(write, await self._sent(_command(write, now)))
         if isinstance(written, Conflict):
             raise written

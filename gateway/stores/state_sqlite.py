@@ -1,8 +1,8 @@
 """The state store on SQLite: one file, shared by the processes of one host.
 
-Every write is atomic between processes (BEGIN IMMEDIATE) and outlives kill -9 when the call returns; lasting ones are on disk then
-(`synchronous=FULL`), with all that were before them. Writes that wait together are flushed together (see sqlite_thread). An expired row is
-never seen, whether or not the sweep has come to it. Spaces, keys and members are stored as bytes: any text is a key like any other.
+Every write is atomic between processes (BEGIN IMMEDIATE) and on disk (`synchronous=FULL`) when the call returns; writes that wait together
+are flushed together (see sqlite_thread). An expired row is never seen, whether or not the sweep has come to it. Spaces, keys and members
+are stored as bytes: any text is a key like any other.
 """
 
 from __future__ import annotations
@@ -60,37 +60,34 @@ class SqliteState:
 
         return await self._thread.call(read, write=False)
 
-    async def put(self, space: str, key: str, value: bytes, *, version: int, expires: float, now: float, lasting: bool = True) -> int:
+    async def put(self, space: str, key: str, value: bytes, *, version: int, expires: float, now: float) -> int:
         """Conditional write; see the protocol. Raises Conflict."""
-        write = Put(space, key, value, version, expires, lasting)
-        return await self._thread.call(lambda connection: self._put(connection, write, now), write=True, lasting=lasting)
+        write = Put(space, key, value, version, expires)
+        return await self._thread.call(lambda connection: self._put(connection, write, now), write=True)
 
     async def delete(self, space: str, key: str) -> None:
         """Remove an entry, if there is one."""
-        await self._thread.call(lambda connection: _delete(connection, Delete(space, key)), write=True, lasting=False)
+        await self._thread.call(lambda connection: _delete(connection, Delete(space, key)), write=True)
 
     async def count(self, space: str, key: str, *, by: int, expires: float, now: float) -> int:
         """Add to a counter; see the protocol. A counter that would start at 0 or below is not made."""
         if by == 0:
             return await self._thread.call(lambda connection: _counted(connection, space, key, now), write=False) or 0
         write = Count(space, key, by, expires)
-        return await self._thread.call(lambda connection: self._count(connection, write, now), write=True, lasting=False)
+        return await self._thread.call(lambda connection: self._count(connection, write, now), write=True)
 
     async def join(self, space: str, group: str, member: str, *, cap: int, expires: float, now: float) -> bool:
         """Put a member into a group; see the protocol. One that is in already stays, with the new `expires`, whatever the cap."""
         write = Join(space, group, member, cap, expires)
-        return await self._thread.call(lambda connection: self._join(connection, write, now), write=True, lasting=False)
+        return await self._thread.call(lambda connection: self._join(connection, write, now), write=True)
 
     async def leave(self, space: str, group: str, member: str) -> None:
         """Take a member out of a group, if it is in."""
-        await self._thread.call(lambda connection: _leave(connection, Leave(space, group, member)), write=True, lasting=False)
+        await self._thread.call(lambda connection: _leave(connection, Leave(space, group, member)), write=True)
 
     async def together(self, writes: Sequence[Write], now: float) -> Sequence[Any]:
         """See the protocol. Here they are one transaction: where it raises, none of them was done, unless the COMMIT was under way."""
-        lasting = any(isinstance(write, Put) and write.lasting for write in writes)
-        return await self._thread.call(
-            lambda connection: [self._do(connection, write, now) for write in writes], write=True, lasting=lasting
-        )
+        return await self._thread.call(lambda connection: [self._do(connection, write, now) for write in writes], write=True)
 
     def _do(self, connection: sqlite3.Connection, write: Write, now: float) -> Any:
         match write:

@@ -36,7 +36,7 @@ class MemoryState:
         entry, expires = self.entries.get((space, key), (None, 0.0))
         return entry if entry and now < expires else None
 
-    async def put(self, space: str, key: str, value: bytes, *, version: int, expires: float, now: float, lasting: bool = True) -> int:
+    async def put(self, space: str, key: str, value: bytes, *, version: int, expires: float, now: float) -> int:
         live = await self.get(space, key, now)
         if (live.version if live else 0) != version:
             raise Conflict(space)
@@ -90,8 +90,8 @@ class Switched:
     async def get(self, space: str, key: str, now: float) -> Entry | None:
         return await (await self._on()).get(space, key, now)
 
-    async def put(self, space: str, key: str, value: bytes, *, version: int, expires: float, now: float, lasting: bool = True) -> int:
-        return await (await self._on()).put(space, key, value, version=version, expires=expires, now=now, lasting=lasting)
+    async def put(self, space: str, key: str, value: bytes, *, version: int, expires: float, now: float) -> int:
+        return await (await self._on()).put(space, key, value, version=version, expires=expires, now=now)
 
     async def delete(self, space: str, key: str) -> None:
         await (await self._on()).delete(space, key)

@@ -165,29 +165,6 @@ async def test_who_gives_up_while_the_group_is_under_way_has_written_nothing_and
     assert stored(path) == ["first", "slow"]
 
 
-def synchronous(connection: sqlite3.Connection) -> int:
-    (found,) = connection.execute("PRAGMA synchronous").fetchone()
-    return int(found)
-
-
-async def test_what_need_not_outlive_a_power_failure_waits_for_no_flush_unless_it_stands_with_what_must(thread: SqliteThread) -> None:
-    normal, full = 1, 2
-    assert await thread.call(synchronous, write=True, lasting=False) == normal
-    assert await thread.call(synchronous, write=True) == full
-    async with held(thread):
-        calls = [asyncio.ensure_future(thread.call(synchronous, write=True, lasting=lasting)) for lasting in (False, True, False)]
-    assert await asyncio.gather(*calls) == [full] * 3
-    async with held(thread):
-        calls = [asyncio.ensure_future(thread.call(synchronous, write=True, lasting=False)) for _ in range(3)]
-    assert await asyncio.gather(*calls) == [normal] * 3
-
-
-@pytest.mark.parametrize("lasting", [True, False])
-async def test_either_sort_of_write_is_committed_when_its_call_returns(thread: SqliteThread, path: Path, lasting: bool) -> None:
-    await thread.call(insert("a"), write=True, lasting=lasting)
-    assert stored(path) == ["a"]
-
-
 async def test_a_read_among_writes_sees_what_is_committed_only(thread: SqliteThread) -> None:
     def count(connection: sqlite3.Connection) -> int:
         (found,) = connection.execute("SELECT count(*) FROM lines").fetchone()

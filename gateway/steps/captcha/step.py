@@ -157,8 +157,7 @@ class Captcha:
 
     async def _first(self, key: str, expires: float, now: float) -> bool:
         try:
-            # Worth nothing without the transaction's own write, which comes behind it and lasts.
-            await self._state.put("used", key, b"", version=0, expires=expires, now=now, lasting=False)
+            await self._state.put("used", key, b"", version=0, expires=expires, now=now)
         except Conflict:
             return False
         return True
