@@ -20,6 +20,8 @@ from gateway.stores.urls import RedisUrl
 
 Command = tuple[bytes | str | int, ...]
 
+STALL: Final = 0.01
+"""Seconds. A timer that is later than that tells of a process that was stopped; then answers that have come already still count."""
 _MORE: Final = object()
 _pack: Callable[[Command], bytes] = cast("Any", hiredis.pack_command)  # its own annotation takes one argument only
 
@@ -42,6 +44,7 @@ class _Wire(asyncio.Protocol):
         self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()  # and when the command was sent
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._stalled = False
         self.lost: asyncio.Future[None] = self._loop.create_future()
 
     def send(self, commands: Sequence[Command]) -> list[asyncio.Future[Any]]:
@@ -91,11 +94,16 @@ class _Wire(asyncio.Protocol):
         self._timer = None
         if not self._waiting:
             return
-        due = self._waiting[0][1] + self._deadline
-        if self._loop.time() >= due:
-            self.end()
-        else:
+        due, now = self._waiting[0][1] + self._deadline, self._loop.time()
+        if now < due:
             self._timer = self._loop.call_at(due, self._look)
+        elif now > due + STALL and not self._stalled:  # this process had no processor: look again when what has come has been read
+            self._stalled = True
+            self._timer = self._loop.call_later(STALL, self._look)
+            return
+        else:
+            self.end()
+        self._stalled = False
 
 
 class RedisWire:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha1
 from importlib import import_module
+from math import inf
 from typing import Any, TypeVar, assert_never
 
 from gateway.errors import Conflict, StoreUnavailable
 from gateway.flow.ports import Count, Delete, Entry, Join, Leave, Put, Revocation, Write
 from gateway.stores.deadline import Bounded
-from gateway.stores.redis_wire import NoScript, RedisFault, RedisWire
+from gateway.stores.redis_wire import STALL, NoScript, RedisFault, RedisWire
 from gateway.stores.urls import redis_url
 
 T = TypeVar("T")
@@ -218,15 +220,30 @@ class RedisState:
         if self._closed:
             raise StoreUnavailable(f"{self._where}: the store was closed")
         try:
-            work = self._turn(run, asyncio.get_running_loop().time() + self._deadline)
+            loop = asyncio.get_running_loop()
+            due = loop.time() + self._deadline
+            work = self._turn(run, due)
             if not self._client.prompt:
                 return await self._bounded.run(work, self._deadline)
-            async with asyncio.timeout(self._deadline):
-                return await work
+            async with asyncio.timeout(None) as bound:
+                timer = loop.call_at(due, _expire, loop, bound, due + STALL)
+                try:
+                    return await work
+                finally:
+                    timer.cancel()
         except TimeoutError as error:
             raise StoreUnavailable(f"{self._where}: no answer within {self._deadline * 1000:.0f} ms") from error
         except (RedisFault, OSError) as error:
             raise StoreUnavailable(f"{self._where}: {error}") from error
+
+
+def _expire(loop: asyncio.AbstractEventLoop, bound: asyncio.Timeout, late: float) -> None:
+    """The deadline has passed. Where the whole process was stopped meanwhile, what has come is read first."""
+    if loop.time() > late:
+        loop.call_later(STALL, _expire, loop, bound, inf)
+    else:
+        with suppress(RuntimeError):  # the call has ended
+            bound.reschedule(loop.time())
 
 
 @dataclass(frozen=True, slots=True)

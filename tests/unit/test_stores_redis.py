@@ -170,6 +170,15 @@ async def test_writes_together_on_a_full_redis_are_a_fault(server: RedisServer, 
     assert await store.get("s", "a", NOW) == Entry(b"x", 1)
 
 
+async def test_an_answer_that_came_while_this_process_was_stopped_counts(store: RedisState) -> None:
+    await store.put("s", "a", b"x", version=0, expires=LATER, now=NOW)
+    for _ in range(3):
+        call = asyncio.ensure_future(store.get("s", "a", NOW))
+        await asyncio.sleep(0)  # it is sent
+        time.sleep(DEADLINE + 0.1)  # noqa: ASYNC251 - the whole process stands still
+        assert await call == Entry(b"x", 1)
+
+
 async def test_what_is_no_redis_is_a_fault(stack: AsyncExitStack) -> None:
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
