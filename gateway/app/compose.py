@@ -51,7 +51,7 @@ from gateway.stores.entropy import SystemEntropy
 from gateway.stores.factory import StateBackend, open_state, resolve_url
 from gateway.stores.fingerprint import claim_key
 from gateway.stores.mail import MemoryMailbox, SmtpMailer
-from gateway.stores.records import SqlRecords, open_records
+from gateway.stores.records import SqliteRecords, open_records
 from gateway.stores.revocations import RevocationFeed
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.trail import Telemetry
@@ -86,7 +86,7 @@ class GatewayApp:
         self.forward_auth_listeners: dict[str, RunningServer] = {}
         self._held = AsyncExitStack()
         self._drain = 0.0
-        self.records: SqlRecords
+        self.records: SqliteRecords
         self.vault: KeyVault
         self.keys: keyring.KeyFile
         self._began: GatewaySpec

@@ -159,7 +159,6 @@ class Resume:
     async def _go_on(self, asked: Asked, state: str, visit: Visit) -> web.Response:
         transaction = visit.found.transaction
         enriched_pass = enriched(transaction, visit.identified, origin=asked.head.origin, sid=self._issuer.new_sid(), now=asked.now)
-        await self._transactions.answered(transaction)
         if transaction.ticketed:
             cookies = (self._passes.issue(asked.head, enriched_pass, asked.now),)
             target = with_parameter(transaction.target, TICKET_PARAMETER, self._transactions.ticket(transaction.id))

@@ -240,7 +240,6 @@ class TransactionPages:
     async def _answered(self, asked: Asked, state: str, visit: Visit, fields: Mapping[str, str]) -> web.Response:
         before = visit.found.transaction.current
         result = await self._progress.answer(visit.found, fields, self._look(asked, visit.identified))
-        await self._transactions.answered(visit.found.transaction)
         match result:
             case Held():
                 await self._audit(asked, result.transaction, before.step if before else "", "throttled", f"by {result.by}")
