@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.contract.test_lanes import LANES, SCRIPT
+from tests.support.lanes import LANES, SCRIPT
 from tests.support.front import Front
 from tests.support.raw import OK, RawPeer, RawUpstream, raw_upstream, until
 
