@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.support.lanes import LANES, SCRIPT
+from tests.contract.test_lanes import SCRIPT
 from tests.support.front import Front
+from tests.support.lanes import LANES
 from tests.support.raw import OK, RawPeer, RawUpstream, raw_upstream, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
