@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([!-~\x80-\xff]+) HTTP/1\.1")
-_STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-9][0-9][0-9]) [\t -~\x80-\xff]*")
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9]) [\t -~\x80-\xff]*")
 _FIELD = re.compile(rb"(" + _TOKEN + rb"):[\t ]*((?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?)[\t ]*")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})")
 
@@ -88,6 +88,9 @@ def responses(data: bytes, methods: list[bytes]) -> Iterator[Message]:
             yield Message(start, fields, b"", b"", complete=True)
             continue
         method = waiting.pop(0) if waiting else b"GET"  # a refusal of bytes that are no request
+        codings, _ = _framing(fields)
+        if codings and start.startswith(b"HTTP/1.0"):
+            raise Malformed("Transfer-Encoding in HTTP/1.0")
         if method == b"HEAD" or status in (204, 304):
             yield Message(start, fields, b"", b"", complete=True)
             continue
@@ -115,18 +118,24 @@ def _head(data: bytes, at: int, first: re.Pattern[bytes]) -> tuple[bytes, tuple[
 
 def _whole(data: bytes, at: int, start: bytes, fields: tuple[tuple[bytes, bytes], ...], otherwise: bytes) -> tuple[Message, int]:
     """Read the body of a message. otherwise: its framing where no field says one."""
-    codings = [value for name, value in fields if name.lower() == b"transfer-encoding"]
-    lengths = [value for name, value in fields if name.lower() == b"content-length"]
-    if codings and (codings != [b"chunked"] or lengths):
-        raise Malformed(f"Transfer-Encoding {codings!r} with Content-Length {lengths!r}")
-    if len(lengths) > 1 or (lengths and not re.fullmatch(rb"[0-9]{1,19}", lengths[0])):
-        raise Malformed(f"Content-Length {lengths!r}")
+    codings, lengths = _framing(fields)
     framing = b"chunked" if codings else b"length" if lengths else otherwise
     try:
         body, at = _chunks(data, at) if codings else _sized(data, at, int(lengths[0]) if lengths else len(data) - at if otherwise else 0)
     except Incomplete as broken:
         return Message(start, fields, broken.got, framing, complete=False), len(data)
     return Message(start, fields, body, framing, complete=True), at
+
+
+def _framing(fields: tuple[tuple[bytes, bytes], ...]) -> tuple[list[bytes], list[bytes]]:
+    """What the fields say of where the body ends: codings, lengths, at most one of both."""
+    codings = [value for name, value in fields if name.lower() == b"transfer-encoding"]
+    lengths = [value for name, value in fields if name.lower() == b"content-length"]
+    if codings and (codings != [b"chunked"] or lengths):
+        raise Malformed(f"Transfer-Encoding {codings!r} with Content-Length {lengths!r}")
+    if len(lengths) > 1 or (lengths and not re.fullmatch(rb"[0-9]{1,19}", lengths[0])):
+        raise Malformed(f"Content-Length {lengths!r}")
+    return codings, lengths
 
 
 def _sized(data: bytes, at: int, length: int) -> tuple[bytes, int]:

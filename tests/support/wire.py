@@ -70,7 +70,7 @@ class Strict:
         return f"http://127.0.0.1:{self.port}"
 
 
-async def deliver(transport: asyncio.Transport, segments: Iterable[bytes]) -> None:
+async def deliver(transport: asyncio.Transport, segments: Iterable[bytes], *, closing: bool = False) -> None:
     """Write them so that each is in the gateway's hands before the next one goes: it lives in this event loop, which reads what is there
     once a round."""
     for index, segment in enumerate(segments):
@@ -78,6 +78,8 @@ async def deliver(transport: asyncio.Transport, segments: Iterable[bytes]) -> No
             for _ in range(3):
                 await asyncio.sleep(0)
         transport.write(segment)
+    if closing:
+        transport.close()
 
 
 class _Connection(asyncio.Protocol):
@@ -105,14 +107,15 @@ class _Connection(asyncio.Protocol):
             answer = upstream.reply(message, len(upstream.arrived))
             self.transport.write(answer)
             if upstream.segments:
-                self.task = asyncio.ensure_future(deliver(self.transport, upstream.segments))
+                self.task = asyncio.ensure_future(deliver(self.transport, [b"", *upstream.segments], closing=upstream.closing))
             if answer.startswith(b"HTTP/1.1 101"):
                 self.switched = True
                 upstream.tunnelled += self.buffer
                 self.buffer = b""
             elif upstream.closing:
                 self.buffer = b""
-                self.transport.close()
+                if not upstream.segments:
+                    self.transport.close()
 
     def _next(self) -> Message | None:
         """The first message in the buffer, taken out of it when it is whole."""
