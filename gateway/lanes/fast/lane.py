@@ -40,7 +40,7 @@ class FastLane:
         self._entropy = entropy
         self._ids: list[str] = []
         self._timer: asyncio.TimerHandle | None = None
-        bounds = (limits.head_timeout, limits.keepalive, limits.body_idle_timeout, limits.write_idle_timeout)
+        bounds = (limits.head_timeout, limits.keepalive, limits.body_idle_timeout, limits.upload_timeout, limits.write_idle_timeout)
         self._tick = max(0.02, min(1.0, *(bound / 8 for bound in bounds)))
 
     def request_id(self) -> str:
