@@ -16,13 +16,19 @@ from typing import Any, Literal
 import aiohttp
 import pytest
 
-from gateway.spec.sections import LimitsSpec, UpstreamSpec
-from tests.support.front import FETCH, Front, cookie_line, cookies, fronting
+from gateway.spec.sections import LimitsSpec, TransactionsSpec, UpstreamSpec
+from tests.support.front import CHROME, FETCH, Front, cookie_line, cookies, fronting
 from tests.support.raw import OK, PATIENCE, RawMessage, RawPeer, RawUpstream, Truncated, raw_upstream, until
 
 Outcome = int | Literal["close"]
 LANES = ("slow", "auto")
+SECTIONS: dict[str, type[LimitsSpec | UpstreamSpec | TransactionsSpec]] = {
+    "limits": LimitsSpec,
+    "upstreams": UpstreamSpec,
+    "transactions": TransactionsSpec,
+}
 GET = "GET /x HTTP/1.1\nHost: HOST\n\n"
+PAGE = CHROME.decode().replace("\r\n", "\n") + "Content-Type: a/b\n"
 FORM = "Content-Type: application/x-www-form-urlencoded\n"
 RULES = [
     {"name": "gated", "match": {"path": "/gated"}, "require": "human"},
@@ -291,6 +297,10 @@ BOUNDS: dict[str, Bound] = {
     "limits.answer_body": Bound(
         answering_a_step(100), answering_a_step(101), 413, refused("too_large"), {"answer_body": 100}, passes=422
     ),
+    "transactions.max_body": Bound(
+        posting("/gated", "x" * 10, fields=PAGE), posting("/gated", "x" * 11, fields=PAGE), 413, refused("too_large"), {"max_body": 10},
+        passes=303,
+    ),
     "limits.tunnel_idle_timeout": Bound(
         tunnel(0.1), tunnel(1.5), "close", 'stepup_tunnels_closed_total{reason="idle",upstream="app"}', {"tunnel_idle_timeout": "1s"}
     ),
@@ -358,11 +368,11 @@ async def script(upstream: RawUpstream, peer: RawPeer) -> None:
 
 @asynccontextmanager
 async def placed(folder: Path, name: str, config: Mapping[str, Any], lane: str) -> AsyncIterator[Place]:
-    limits = config if name.startswith("limits.") else {}
-    upstream_settings = {} if limits else config
+    section = name.partition(".")[0]
+    settings: dict[str, Any] = {} if section == "upstreams" else {section: dict(config)}
     async with (
         raw_upstream(script) as upstream,
-        fronting(folder, {"app": {"url": upstream.url, **upstream_settings}}, rules=RULES, limits=dict(limits), lane=lane) as front,
+        fronting(folder, {"app": {"url": upstream.url, **(config if not settings else {})}}, rules=RULES, lane=lane, **settings) as front,
         AsyncExitStack() as held,
     ):
         yield Place(front, upstream, held)
@@ -393,14 +403,10 @@ async def test_an_upstream_that_takes_no_connection_is_a_502_in_time(tmp_path: P
         assert await place.metric(fault("upstream_down")) == 1
 
 
-def described(section: type[LimitsSpec | UpstreamSpec], key: str) -> str:
-    return section.model_fields[key].description or ""
-
-
 @pytest.mark.parametrize("name", BOUNDS)
 def test_the_settings_reference_says_what_a_bound_answers(name: str) -> None:
     section, _, key = name.partition(",")[0].partition(".")
-    text = described(LimitsSpec if section == "limits" else UpstreamSpec, key)
+    text = SECTIONS[section].model_fields[key].description or ""
     wanted: dict[Outcome, str] = {"close": "closed|breaks off", 403: "counts as met"}
     if key == "max_connections_per_address":
         wanted[503] = "the same above"
@@ -410,7 +416,7 @@ def test_the_settings_reference_says_what_a_bound_answers(name: str) -> None:
 def test_every_bound_has_a_case() -> None:
     keys = {f"limits.{key}" for key in LimitsSpec.model_fields}
     keys |= {f"upstreams.{key}" for key in UpstreamSpec.model_fields if key.endswith("_timeout") or key in ("max_connections", "keepalive")}
-    assert {name.partition(",")[0] for name in BOUNDS} | set(ELSEWHERE) == keys
+    assert {name.partition(",")[0] for name in BOUNDS if not name.startswith("transactions.")} | set(ELSEWHERE) == keys
 
 
 @pytest.mark.parametrize("lane", LANES)

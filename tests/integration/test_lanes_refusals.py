@@ -214,6 +214,7 @@ async def test_connection_without_a_byte_is_closed_without_an_answer() -> None:
         raw_client(made.port) as client,
     ):
         assert await client.rest() == b""
+        assert made.cut == ["unused"]
 
 
 async def test_unused_connection_is_closed_after_keepalive() -> None:
