@@ -121,7 +121,7 @@ class FastConnection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         address = str(peer[0]) if peer else ""
         if not self._listener.admit(address):
-            self._listener.turn_away(transport)
+            self._listener.turn_away(self._transport)
             return
         self._address = address
         self._state = IDLE
