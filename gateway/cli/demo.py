@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import click
+import uvloop
 from aiohttp.web import AppRunner
 
 from gateway.app import GatewayApp
@@ -42,13 +42,13 @@ def demo(config: Path, app_only: bool, port: int | None) -> None:
       2  mistakes in the configuration or on the command line
     """
     if app_only:
-        asyncio.run(_app_only(APP_PORT if port is None else port))
+        uvloop.run(_app_only(APP_PORT if port is None else port))
         return
     if port is not None:
         raise click.UsageError(f"--port goes with --app-only; with the gateway, the app stands where {config} has its upstream.")
     loaded = loaded_or_exit(config)
     configure(loaded.spec.log)
-    asyncio.run(_demo(config, loaded))
+    uvloop.run(_demo(config, loaded))
 
 
 async def _started(port: int) -> AppRunner:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import socket
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import StreamReader
@@ -112,8 +113,7 @@ class Connection(RequestHandler):
         peer = transport.get_extra_info("peername")
         address = str(peer[0]) if peer else ""
         if not self._listener.admit(address):
-            assert isinstance(transport, asyncio.Transport)  # noqa: S101 -- a stream server makes no other kind
-            transport.abort()
+            cast("asyncio.Transport", transport).abort()  # a stream server makes no other kind, but uvloop's is not registered as one
             return
         self._address = address
         super().connection_made(transport)
@@ -214,8 +214,9 @@ class Connection(RequestHandler):
         if self.transport is None:
             return
         if reset:
-            sock = self.transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+            # uvloop gives out no socket that takes options; a twin of its descriptor does, for the same connection.
+            with socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno())) as twin:
+                twin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
             self.transport.abort()
         self.force_close()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import cast
 
 HIGH = 256 * 1024  # bytes unread before the transport is paused; asyncio's selector transports read up to 256 KiB at a time
 LINGER = 10.0  # seconds that a closing connection may take to send what is left
@@ -34,8 +35,9 @@ class Duplex(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 -- create_connection makes no other kind
-        self._transport = transport
+        self._transport = cast(
+            "asyncio.Transport", transport
+        )  # create_connection makes no other kind, but uvloop's is not registered as one
 
     def data_received(self, data: bytes) -> None:
         self._pieces.append(data)

@@ -18,10 +18,13 @@ from gateway.spec.sections import LogSpec
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-def configure(spec: LogSpec, stream: TextIO | None = None) -> None:
-    """Set structlog up for the process, and send what libraries log through `logging` to the same place."""
+def configure(spec: LogSpec, stream: TextIO | None = None, *, worker: str | None = None) -> None:
+    """Set structlog up for the process, and send what libraries log through `logging` to the same place.
+
+    worker: its number, where there are several; every line has it. An event is one write, so that lines of several processes are not torn.
+    """
     out = stream or sys.stderr
-    stamp = (structlog.stdlib.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True), _one_line)
+    stamp = (structlog.stdlib.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True), _one_line, *_named(worker))
     structlog.configure(
         processors=[*stamp, structlog.processors.format_exc_info, _renderer(spec, out)],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[spec.level]),
@@ -42,6 +45,14 @@ def configure(spec: LogSpec, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(_LEVELS[spec.level], logging.WARNING))
+
+
+def _named(worker: str | None) -> tuple[Any, ...]:
+    def name(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        event["worker"] = worker
+        return event
+
+    return () if worker is None else (name,)
 
 
 def _renderer(spec: LogSpec, out: TextIO) -> Any:

@@ -21,7 +21,12 @@ class Metrics:
             "stepup_upstream_errors", "Upstream faults by upstream and kind.", ["upstream", "kind"], registry=self.registry
         )
         self.reloads = Counter("stepup_reloads", "Configuration reloads by outcome.", ["outcome"], registry=self.registry)
-        self.connections = Gauge("stepup_client_connections", "Open client connections.", registry=self.registry)
+        # livesum: over the workers that are alive
+        self.connections = Gauge(
+            "stepup_client_connections", "Open client connections.", multiprocess_mode="livesum", registry=self.registry
+        )
+        self.workers = Gauge("stepup_workers", "Workers that accept connections.", multiprocess_mode="livesum", registry=self.registry)
+        self.restarts = Counter("stepup_worker_restarts", "Workers that ended unasked and were started again.", registry=self.registry)
 
     def text(self) -> bytes:
         """The Prometheus exposition format."""
