@@ -157,8 +157,15 @@ class TokensSpec(Spec):
 class LimitsSpec(Spec):
     """What one client can hold."""
 
-    max_connections: Int = Field(10_000, ge=1, description="Open client connections in all; further ones are closed at once.")
-    max_connections_per_address: Int = Field(1_000, ge=1, description="Open client connections of one address.")
+    max_connections: Int = Field(
+        10_000, ge=1, description="Open client connections in all; further ones are closed at once. Each worker has its share."
+    )
+    max_connections_per_address: Int = Field(
+        1_000,
+        ge=1,
+        description="Open client connections of one address. Each worker has its share: where the kernel spreads them unevenly, an address "
+        "meets it somewhat earlier.",
+    )
     request_line: Size = Field(8190, description="Longest request line; 414 above.")
     header_size: Size = Field(16_384, description="Longest single header field; 431 above.")
     header_count: Int = Field(128, ge=1, description="Header fields of a request; 431 above.")

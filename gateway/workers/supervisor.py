@@ -278,6 +278,7 @@ class Supervisor:
         child.ready = True
         if child.seat is not None:
             self._said = {"loop": message["loop"], "lane": message["lane"]}
+            log.info("worker started", worker=self._seat(child).name, pid=child.pid)
         everybody = all(seat.child is not None and seat.child.ready for seat in self._seats)
         if everybody and not self._started:
             self._started = True
