@@ -33,6 +33,8 @@ from gateway.flow.step import Services
 from gateway.flow.visit import Door
 from gateway.lanes.body import read_body
 from gateway.lanes.errand import errand
+from gateway.lanes.fast import FastConnection, FastLane
+from gateway.lanes.fast.known import Known
 from gateway.lanes.heads import Entrance
 from gateway.lanes.listening import listening, renew_certificate, tls_context
 from gateway.lanes.relay import Relay, Upstream
@@ -70,7 +72,10 @@ log = structlog.get_logger(__name__)
 class GatewayApp:
     """A running gateway: public listener, admin listener, stores. Made by `start`; end it by `close`."""
 
-    lane_name = "slow"
+    @property
+    def lane_name(self) -> str:
+        """For the log: the lane in front."""
+        return "slow" if self.fast is None else "fast"
 
     def __init__(self) -> None:
         self.metrics = Metrics()
@@ -90,6 +95,7 @@ class GatewayApp:
         self.keys: keyring.KeyFile
         self._began: GatewaySpec
         self._tls: ssl.SSLContext | None
+        self.fast: FastLane | None = None
 
     @property
     def keyring(self) -> Keyring:
@@ -203,6 +209,7 @@ class GatewayApp:
                     limits=limits,
                     on_bad_request=self._bad_request,
                     sock=sock,
+                    fast=self.fast,
                 )
             self._publics.append(server)
         self.public = self._publics[0]
@@ -211,6 +218,11 @@ class GatewayApp:
     def _adopt(self, ring: Keyring) -> None:
         self.vault.adopt(ring)
         self.gate.rekeyed()
+        self._forget()
+
+    def _forget(self) -> None:
+        if self.fast is not None:
+            self.fast.known.forget()
 
     async def _close_public(self) -> None:
         await asyncio.gather(*(server.close(self._drain) for server in self._publics))
@@ -321,12 +333,24 @@ class GatewayApp:
             transactions=self.transactions, door=self.door, gate=self.gate, relay=relay, answers=answers, trail=self.trail,
             ended=transaction_pages.ended, closed=transaction_pages.closed, clock=self.clock, condition_limit=spec.limits.condition_body,
         )  # fmt: skip
+        entrance = Entrance("https" if spec.tls else "http", spec.public_url, self._trusted)
         self.lane = SlowLane(
-            entrance=Entrance("https" if spec.tls else "http", spec.public_url, self._trusted), paths=paths, gate=self.gate,
+            entrance=entrance, paths=paths, gate=self.gate,
             door=self.door, transactions=self.transactions, suspender=suspender, tickets=self.tickets, relay=relay, answers=answers,
             own_pages=self.site.handle, trail=self.trail, entropy=self.entropy, guessing=self.guessing, clock=self.clock,
             limits=spec.limits, rules=lambda: self.live.rules,
         )  # fmt: skip
+        self.fast = None
+        if spec.lane == "auto":
+            known = Known(
+                entrance=entrance, paths=paths, gate=self.gate, issuer=self.issuer, passes=self.passes, trail=self.trail,
+                limits=spec.limits, ruleset=lambda: self.live.ruleset, identity=lambda: self.live.identity,
+                upstreams=lambda: self.live.upstreams,
+            )  # fmt: skip
+            self.fast = FastLane(
+                known=known, sessions=self.sessions, answers=answers, trail=self.trail, entropy=self.entropy, clock=self.clock,
+                limits=spec.limits, make=FastConnection,
+            )  # fmt: skip
 
     def _next_origins(self, upstream: str) -> Sequence[str]:
         """Where answers of an upstream redirect to; none for one that a reload took away."""
@@ -336,6 +360,7 @@ class GatewayApp:
     def _go_live(self, live: Live) -> None:
         """The one assignment. Health checks of new pools begin."""
         self.live = live
+        self._forget()
         if self._part.public:
             for upstream in live.upstreams.values():
                 upstream.pool.start()
@@ -387,8 +412,13 @@ class GatewayApp:
         await self.state.count("probe", "ready", by=1, expires=now + 60, now=now)
 
     def _metrics_text(self) -> bytes:
-        self.metrics.connections.set(self.connections)
+        self.settle()
         return self.metrics.text()
+
+    def settle(self) -> None:
+        """What is counted on the side becomes metrics. To be called before they are read."""
+        self.metrics.connections.set(self.connections)
+        self.trail.settle()
 
     def _bad_request(self, status: int, reason: str) -> None:
         self.trail.event("refused", kind=f"malformed {status}", reason=reason[:200])

@@ -18,8 +18,10 @@ from gateway.web.admin import Check
 PUBLIC, ADMIN = "listen", "admin.listen"
 """Listeners are called by the key of their address in the settings."""
 
-FIXED = ("listen", "tls", "public_url", "admin", "trusted_proxies", "stores", "secrets", "prefix", "continue_path", "mail", "transactions",
-         "passes", "guessing", "tokens", "limits", "log")  # fmt: skip
+FIXED = (
+    "listen", "lane", "tls", "public_url", "admin", "trusted_proxies", "stores", "secrets", "prefix", "continue_path", "mail",
+    "transactions", "passes", "guessing", "tokens", "limits", "log",
+)  # fmt: skip
 """Settings that take effect at a start only."""
 
 

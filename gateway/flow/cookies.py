@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 
 from gateway.flow.issuer import Issuer
 from gateway.spec.sections import PassSpec
@@ -30,4 +31,8 @@ class PassCookies:
 
     def due(self, held: Pass | None, now: float) -> bool:
         """A pass in use is dated anew after a tenth of its idle time."""
-        return held is not None and now >= held.seen + self._spec.idle / 10
+        return now >= self.due_at(held)
+
+    def due_at(self, held: Pass | None) -> float:
+        """When, in seconds since the epoch."""
+        return inf if held is None else held.seen + self._spec.idle / 10

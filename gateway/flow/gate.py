@@ -112,20 +112,29 @@ class Gate:
 
         identified: who it is judged for, worked out from `head` unless given.
         """
-        ruleset = self._ruleset()
-        chosen = route(head, ruleset)
+        chosen = route(head, self._ruleset())
         identified = identified or await self.identify(head, chosen.upstream if chosen else "", now)
+        judged = self.judge_known(head, now, identified, granted=granted, protocol=protocol)
+        if isinstance(judged.decision, Need):
+            judged = self.judge_known(head, now, identified, body=await read_body(), granted=granted, protocol=protocol)
+        return judged
+
+    def judge_known(
+        self, head: RequestHead, now: float, identified: Identified, *, body: Body | BodyUnavailable | None = None,
+        granted: Mapping[str, Proof] | None = None, protocol: str = "http",
+    ) -> Judged:  # fmt: skip
+        """`judge` where it is known who it is for: waits for nothing, and may come to a Need where `body` is None. Raises StoreUnavailable
+        as `judge` does."""
+        ruleset = self._ruleset()
         facts = Facts(
             subject=identified.subject,
             proofs=identified.holder.proofs if identified.holder else {},
             granted=granted or {},
+            body=body,
             protocol=protocol,
             pass_issued=identified.holder.issued if identified.holder else None,
         )
         decision = decide(head, facts, ruleset, now)
-        if isinstance(decision, Need):
-            facts = replace(facts, body=await read_body())
-            decision = decide(head, facts, ruleset, now)
         if (
             isinstance(decision, Allow | Deny)
             and decision.relied_on_pass
@@ -133,7 +142,29 @@ class Gate:
             and _matters(decision, head, facts, ruleset, now)
         ):
             raise StoreUnavailable("the revocation feed is older than 5 s")
-        return Judged(decision, chosen, identified, facts)
+        return Judged(decision, route(head, ruleset), identified, facts)
+
+    def at_once(self, head: RequestHead, upstream: str, now: float) -> tuple[Identified, float] | None:
+        """Who a request is from, and until when the very same one is, but for a revocation of the pass presented. None where that cannot be
+        said without waiting."""
+        held, note = self.presented(head, now)
+        found = self._identity().at_once(head, upstream, held, now)
+        if found is None:
+            return None
+        seen, until = found
+        if held is not None:
+            until = min(until, held.issued + self._spec.max_age, held.seen + self._spec.idle)
+        elif note:
+            until = now  # a clock that is behind is one reason for which a pass does not count yet
+        return (replace(seen, note=note) if note and not seen.note else seen), until
+
+    def revoked(self, identified: Identified) -> bool:
+        """The pass that came with a request counts no more since `at_once`."""
+        return identified.presented is not None and self._revocations.revoked(identified.presented.sid)
+
+    def fresh(self, now: float) -> bool:
+        """The revocation feed is young enough to rely on a pass."""
+        return self._revocations.age(now) <= FEED_MAX_AGE
 
     def _stale(self, identified: Identified, now: float) -> bool:
         return identified.holder is not None and self._revocations.age(now) > FEED_MAX_AGE

@@ -7,6 +7,7 @@ that arrives with the request itself (header, jwt). Nothing that a client sends 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Protocol
 
 from gateway.tokens.passes import Pass
@@ -61,11 +62,16 @@ class SessionSource(Protocol):
     cookie_names: frozenset[str]
     strips: bool
     """A session cookie that nothing vouches for is not forwarded."""
+    watched: frozenset[bytes]
+    """Fields of answers, beside Set-Cookie and lower-case, that tell of a subject's claims."""
 
     def identify(self, head: RequestHead, presented: Pass | None, now: float) -> Identified: ...
 
     def is_login(self, head: RequestHead) -> bool:
         """This request may log somebody in: its body must be read before it is forwarded."""
+
+    def concerns(self, readings: tuple[str, ...]) -> bool:
+        """A path of this kind may log somebody in or out, whatever else the request is."""
 
     def read_login(self, head: RequestHead, body: bytes | None) -> Login: ...
 
@@ -78,12 +84,24 @@ class SessionSource(Protocol):
         """Read an answer. `sid`: the name of a new pass, should one be needed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a source says of a request. subject: None where it has nothing to say. until: seconds since the epoch from which on it may say
+    something else of the very same request."""
+
+    subject: Subject | None
+    until: float = inf
+
+
 class RequestSource(Protocol):
     """A source whose subject arrives with every request (a header of a trusted proxy, a bearer token)."""
 
     name: str
 
     async def subject(self, head: RequestHead, upstream: str, now: float) -> Subject | None: ...
+
+    def at_once(self, head: RequestHead, upstream: str, now: float) -> Said | None:
+        """The same without waiting; None where something must be fetched first."""
 
 
 class Identity:
@@ -104,10 +122,7 @@ class Identity:
         own_page: the request is for a page of ours, where the application's cookie may be missing because of its `Path`. There the pass
         speaks for the session that it vouches for; the session itself is looked at when the application is asked next.
         """
-        source = self._sessions.get(upstream)
-        seen = source.identify(head, presented, now) if source else Identified(presented=presented)
-        if own_page and source is not None and presented is not None and not any(n in source.cookie_names for n, _ in parse_cookies(head)):
-            seen = _by_pass_alone(presented)
+        seen = self._by_session(head, upstream, presented, now, own_page=own_page)
         for name in self._order:
             if name == "session":
                 if seen.subject.known:
@@ -116,8 +131,37 @@ class Identity:
             subject = await self._requests[name].subject(head, upstream, now)
             if subject is not None:
                 return replace(seen, subject=subject, holder=_same(presented, subject))
-        if source is None and not seen.subject.known:
-            return replace(seen, holder=_same(presented, NOBODY))
+        return self._by_nobody(seen, upstream)
+
+    def at_once(self, head: RequestHead, upstream: str, presented: Pass | None, now: float) -> tuple[Identified, float] | None:
+        """The same without waiting, and until when (seconds since the epoch) it holds for the very same request while the pass does. None
+        where a source must fetch something first."""
+        seen = self._by_session(head, upstream, presented, now, own_page=False)
+        until = min([v.until for v in presented.sessions if v.until is not None and v.until > now], default=inf) if presented else inf
+        for name in self._order:
+            if name == "session":
+                if seen.subject.known:
+                    return seen, until
+                continue
+            said = self._requests[name].at_once(head, upstream, now)
+            if said is None:
+                return None
+            until = min(until, said.until)
+            if said.subject is not None:
+                return replace(seen, subject=said.subject, holder=_same(presented, said.subject)), until
+        return self._by_nobody(seen, upstream), until
+
+    def _by_session(self, head: RequestHead, upstream: str, presented: Pass | None, now: float, *, own_page: bool) -> Identified:
+        source = self._sessions.get(upstream)
+        if source is None:
+            return Identified(presented=presented)
+        if own_page and presented is not None and not any(n in source.cookie_names for n, _ in parse_cookies(head)):
+            return _by_pass_alone(presented)
+        return source.identify(head, presented, now)
+
+    def _by_nobody(self, seen: Identified, upstream: str) -> Identified:
+        if upstream not in self._sessions and not seen.subject.known:
+            return replace(seen, holder=_same(seen.presented, NOBODY))
         return seen
 
 

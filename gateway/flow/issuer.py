@@ -62,12 +62,18 @@ class Issuer:
         self, holder: Pass | None, subject: Subject, proofs: Mapping[str, Proof], *, origin: str, upstream: str, now: float
     ) -> str:
         """What the upstream may verify. Kept by pass and proofs for up to its life, and never sent with less than a third of it left."""
+        return self.lasting_token(holder, subject, proofs, origin=origin, upstream=upstream, now=now)[0]
+
+    def lasting_token(
+        self, holder: Pass | None, subject: Subject, proofs: Mapping[str, Proof], *, origin: str, upstream: str, now: float
+    ) -> tuple[str, float]:
+        """An upstream token, and until when (seconds since the epoch) it may be sent."""
         sid = holder.sid if holder else ""
         kid = self._keyring().signing[0].kid  # after a rotation nothing more is sent that the old key signed
         key = (sid, subject.id, f"{kid} {origin} {upstream} {','.join(sorted(proofs))}", max((p.at for p in proofs.values()), default=0.0))
         kept = self._kept.get(key)
-        if holder is not None and kept is not None and now < kept[1] - self._spec.upstream_ttl / 3:
-            return kept[0]
+        if holder is not None and kept is not None and now < kept[1]:
+            return kept
         claims = {
             "iss": origin,
             "aud": upstream,
@@ -77,10 +83,10 @@ class Issuer:
             **authentication(proofs, self._steps()),
         }
         token = sign(TokenKind.UPSTREAM, claims, keyring=self._keyring(), now=now, ttl=self._spec.upstream_ttl)
-        self._kept[key] = (token, now + self._spec.upstream_ttl)
+        self._kept[key] = token, now + self._spec.upstream_ttl * 2 / 3
         if len(self._kept) > MOST_CACHED:
             self._kept.popitem(last=False)
-        return token
+        return self._kept[key]
 
     def new_sid(self) -> str:
         """128 random bits, base64url."""

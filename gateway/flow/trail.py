@@ -7,11 +7,21 @@ from typing import Any, Protocol
 from gateway.flow.ports import AuditEvent
 
 
+class Decided(Protocol):
+    """One decision that comes again and again."""
+
+    def tell(self, request_id: str, method: str, path: str, now: float) -> None:
+        """As `Trail.decision`. now: seconds since the epoch."""
+
+
 class Trail(Protocol):
     def decision(
         self, *, request_id: str, method: str, path: str, upstream: str, decision: str, rules: tuple[str, ...], reason: str, subject: str
     ) -> None:
         """One line per decision. `path` is without its query; `reason` is the private one."""
+
+    def decided(self, *, upstream: str, decision: str, rules: tuple[str, ...], reason: str, subject: str) -> Decided:
+        """The same for many requests of which the same is to be said."""
 
     def event(self, name: str, *, request_id: str = "", **fields: Any) -> None:
         """A log line for anything else worth knowing, and a count in the metrics."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from gateway.flow.identity import Said
 from gateway.spec.base import Spec
 from gateway.wire.forwarding import Networks, is_trusted
 from gateway.wire.head import RequestHead
@@ -30,8 +31,14 @@ class HeaderSource:
         self._trusted = trusted
         self.name = name
 
-    async def subject(self, head: RequestHead, upstream: str, now: float) -> Subject | None:  # noqa: ARG002 - the protocol's signature
+    async def subject(self, head: RequestHead, upstream: str, now: float) -> Subject | None:
+        return self.at_once(head, upstream, now).subject
+
+    def at_once(self, head: RequestHead, upstream: str, now: float) -> Said:  # noqa: ARG002 - the protocol's signature
         """The named subject; None where the header is missing, empty, doubled, or from somebody who is not trusted."""
+        return Said(self._named(head, upstream))
+
+    def _named(self, head: RequestHead, upstream: str) -> Subject | None:
         if self._spec.upstream not in (None, upstream) or not is_trusted(head.peer, self._trusted):
             return None
         value = (head.get(self._spec.name) or "").strip()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import OrderedDict
 from typing import Any
 
 import aiohttp
@@ -14,6 +15,7 @@ import jwt
 from pydantic import Field
 
 from gateway.errors import StoreUnavailable
+from gateway.flow.identity import Said
 from gateway.identity.whoami import read_all
 from gateway.spec.base import Duration, HttpUrl, Spec
 from gateway.wire.head import RequestHead
@@ -24,6 +26,7 @@ _LEEWAY = 30.0  # seconds that the provider's clock may differ
 _REFETCH = 10.0  # seconds between two fetches that an unknown kid may cause
 _RETRY = 2.0  # seconds between two fetches that fail: clients must not queue up behind a provider that is away
 _MOST = 262_144  # bytes of a key set
+_MOST_HELD = 1024  # verified tokens
 
 
 class JwtSpec(Spec):
@@ -54,39 +57,61 @@ class JwtSource:
         self._tried = float("-inf")
         self._fault = ""
         self._lock = asyncio.Lock()
+        self._held: OrderedDict[str, Said] = OrderedDict()  # by token, of the keys at hand
 
     async def subject(self, head: RequestHead, upstream: str, now: float) -> Subject | None:
         """The token's subject, or None. Raises StoreUnavailable where there is a token and no key can be had to judge it."""
-        scheme, _, token = (head.get("authorization") or "").partition(" ")
-        if self._spec.upstream not in (None, upstream) or scheme.lower() != "bearer" or len(token) > 16_384:
-            return None
-        claims = await self._verified(token.strip(), now)
-        if claims is None:
-            return None
-        found = claims.get(self._spec.subject)
-        if not isinstance(found, str) or not 0 < len(found) <= 256:
-            return None
-        return Subject(found, {name: _scalar(claims.get(source)) for name, source in self._spec.claims.items()}, self.name)
+        said = self.at_once(head, upstream, now)
+        if said is not None:
+            return said.subject
+        token = self._token(head, upstream)
+        key = await self._key(_name_of_key(token), now)
+        return self._said(token, key, now).subject if key is not None else None
 
-    async def _verified(self, token: str, now: float) -> dict[str, Any] | None:
+    def at_once(self, head: RequestHead, upstream: str, now: float) -> Said | None:
+        """None where the key must be fetched first."""
+        token = self._token(head, upstream)
+        if not token:
+            return Said(None)
         try:
-            kid = jwt.get_unverified_header(token).get("kid")
+            kid = _name_of_key(token)
         except jwt.PyJWTError:
+            return Said(None)
+        if kid not in self._keys or now >= self._fetched + self._spec.refresh:
             return None
-        key = await self._key(kid if isinstance(kid, str) else "", now)
-        if key is None:
-            return None
+        held = self._held.get(token)
+        if held is None or now >= held.until:
+            held = self._held[token] = self._said(token, self._keys[kid], now)
+            if len(self._held) > _MOST_HELD:
+                self._held.popitem(last=False)
+        return held
+
+    def _token(self, head: RequestHead, upstream: str) -> str:
+        """The bearer token of a request that this source is for, else ""."""
+        scheme, _, token = (head.get("authorization") or "").partition(" ")
+        wanted = self._spec.upstream in (None, upstream) and scheme.lower() == "bearer" and len(token) <= 16_384
+        return token.strip() if wanted else ""
+
+    def _said(self, token: str, key: jwt.PyJWK, now: float) -> Said:
+        """What a token says, and until when: it expires, or the keys are fetched anew."""
+        anew = self._fetched + self._spec.refresh
         options: Any = {"verify_exp": False, "verify_nbf": False, "verify_iat": False, "require": ["exp", "iss", "aud"]}
         try:
             claims: dict[str, Any] = jwt.decode(
                 token, key.key, algorithms=[key.algorithm_name], audience=self._spec.audience, issuer=self._spec.issuer, options=options
             )  # fmt: skip
         except (jwt.PyJWTError, ValueError, TypeError):
-            return None
+            return Said(None, anew)
         expires, begins = _moment(claims["exp"]), _moment(claims.get("nbf", 0))
-        if expires is None or begins is None:
-            return None
-        return claims if expires > now - _LEEWAY and begins <= now + _LEEWAY else None
+        if expires is None or begins is None or not expires > now - _LEEWAY:  # NaN is no time
+            return Said(None, anew)
+        if not begins <= now + _LEEWAY:
+            return Said(None, begins - _LEEWAY if begins < anew else anew)  # an integer may be too large to become a float
+        found = claims.get(self._spec.subject)
+        if not isinstance(found, str) or not 0 < len(found) <= 256:
+            return Said(None, anew)
+        named = Subject(found, {name: _scalar(claims.get(source)) for name, source in self._spec.claims.items()}, self.name)
+        return Said(named, anew if expires > anew else expires + _LEEWAY)
 
     async def _key(self, kid: str, now: float) -> jwt.PyJWK | None:
         """The key of that name; an unknown name fetches the set again, at most every 10 s."""
@@ -99,6 +124,7 @@ class JwtSource:
                 self._tried = now
                 try:
                     self._keys, self._fetched, self._fault = await self._fetch(), now, ""
+                    self._held.clear()
                 except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError) as error:
                     self._fault = type(error).__name__
             if self._fault and (kid not in self._keys or now >= self._fetched + 10 * self._spec.refresh):
@@ -113,6 +139,12 @@ class JwtSource:
             document = json.loads(await read_all(answer, _MOST))
         keys = document.get("keys", []) if isinstance(document, dict) else []
         return {entry["kid"]: key for entry in keys if isinstance(entry, dict) and (key := _usable(entry)) is not None}
+
+
+def _name_of_key(token: str) -> str:
+    """`kid`, "" where there is none. Raises PyJWTError."""
+    kid = jwt.get_unverified_header(token).get("kid")
+    return kid if isinstance(kid, str) else ""
 
 
 def _usable(entry: dict[str, Any]) -> jwt.PyJWK | None:

@@ -110,6 +110,7 @@ class LoginForm:
         self.upstream = spec.upstream
         self._paths = frozenset(map(_loosely, spec.path))
         self.login_url = spec.login_url or spec.path[0]
+        self.watched = frozenset(claim.header.lower().encode() for claim in spec.claims.values() if claim.header is not None)
         self.strips = spec.unknown_session == "strip"
 
     # -- requests ---------------------------------------------------------------------------------------------------
@@ -142,6 +143,9 @@ class LoginForm:
         if not any(_loosely(r) in self._paths for r in head.target.readings):
             return False
         return head.method not in ("GET", "HEAD", "OPTIONS") or any(n == self._spec.username for n, _ in query_pairs(head.target))
+
+    def concerns(self, readings: tuple[str, ...]) -> bool:
+        return any(_loosely(r) in self._paths or r in self._spec.logout for r in readings)
 
     def read_login(self, head: RequestHead, body: bytes | None) -> Login:
         """The posted user name: exactly one value, of the configured content type, from the body, and not in the query as well."""

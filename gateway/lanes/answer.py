@@ -50,6 +50,12 @@ def head_bytes(status: int, reason: bytes, headers: Headers) -> bytes:
     return head
 
 
+def informational_bytes(head: ResponseHead) -> bytes:
+    """A 1xx as it goes to the client. Nobody edits its headers, so cookies, ours among them, stay out. Raises ValueError."""
+    headers = tuple(field for field in head.headers if field[0].lower() not in _OURS | {b"set-cookie"})
+    return head_bytes(head.status, head.reason, headers)
+
+
 class Answer:
     """One answer on its way to a client. Everything that writes may raise ClientGone.
 
@@ -70,9 +76,7 @@ class Answer:
     def informational(self, head: ResponseHead) -> None:
         """Pass a 1xx on (RFC 9110 §15.2: not to HTTP/1.0)."""
         if self._http11:
-            # Nobody edits these headers, so cookies, ours among them, stay out.
-            headers = tuple(field for field in head.headers if field[0].lower() not in _OURS | {b"set-cookie"})
-            self._connection.send(head_bytes(head.status, head.reason, headers))
+            self._connection.send(informational_bytes(head))
 
     def start(self, head: ResponseHead, headers: Headers, *, last: bool) -> None:
         """Make the head ready; it goes out with the first `write`, or by `flush`. `last`: the connection must end after it."""

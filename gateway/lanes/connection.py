@@ -21,7 +21,7 @@ from gateway.lanes.duplex import Duplex
 from gateway.spec.sections import LimitsSpec
 
 if TYPE_CHECKING:
-    from gateway.lanes.server import Listener
+    from gateway.lanes.server import Front, Listener
 
 _READ_BUFFER = 64 * 1024  # twice this is held of a body that nobody reads yet
 _LINGER = 5.0  # seconds for the rest of a body whose answer is out already
@@ -76,7 +76,8 @@ class Connection(RequestHandler):
     last bytes received, with a bare last chunk.
     """
 
-    def __init__(self, listener: Listener, limits: LimitsSpec) -> None:
+    def __init__(self, listener: Listener, limits: LimitsSpec, front: Front | None = None) -> None:
+        """front: the fast lane's connection, which counts it in, and gets it back between two requests."""
         super().__init__(
             listener,
             loop=asyncio.get_running_loop(),
@@ -90,6 +91,7 @@ class Connection(RequestHandler):
             read_bufsize=_READ_BUFFER,
             auto_decompress=False,
         )
+        self.front = front
         self._listener = listener
         self._limits = limits
         self._address: str | None = None
@@ -112,10 +114,10 @@ class Connection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")
         address = str(peer[0]) if peer else ""
-        if not self._listener.admit(address):
+        if self.front is None and not self._listener.admit(address):
             cast("asyncio.Transport", transport).abort()  # a stream server makes no other kind, but uvloop's is not registered as one
             return
-        self._address = address
+        self._address = address if self.front is None else None
         super().connection_made(transport)
         self._head_timer = self._loop.call_later(self._limits.head_timeout, self._head_expired)
 
@@ -123,6 +125,8 @@ class Connection(RequestHandler):
         if self._address is not None:
             self._listener.dismiss(self._address)
             self._address = None
+        if self.front is not None:
+            self.front.lost()
         self._stop_head_timer()
         self._writable.set()
         super().connection_lost(exc)
@@ -130,6 +134,10 @@ class Connection(RequestHandler):
             self.on_lost()
 
     def data_received(self, data: bytes) -> None:
+        if self.front is not None and self._resting and data:
+            self._park()
+            self.front.regain(data, full=self._paused)
+            return
         before = len(self._messages)
         try:
             super().data_received(data)
@@ -166,6 +174,26 @@ class Connection(RequestHandler):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._writable.set()
+
+    # beside the fast lane
+
+    @property
+    def _resting(self) -> bool:
+        """Between two requests, with nothing of the next one here, and none that the parser could mix up with what was before."""
+        waiting = self._waiter is not None and not self._waiter.done() and not self._messages
+        if not waiting or self._head_begun or self._upgraded or self._buffer_paused or self._trailer_possible or self._trusted is not None:
+            return False
+        return self._streamed < _MAX_STREAMED and not (self._close or self._force_close)
+
+    def _park(self) -> None:
+        """The connection goes to the fast lane: nothing here may close it meanwhile."""
+        self.keep_alive(True)
+        self._stop_head_timer()
+
+    def unpark(self) -> None:
+        """It is back, and `data_received` follows. Whether its client takes bytes is told by `pause_writing`."""
+        if self._paused:
+            self.resume_writing()
 
     # what answers use
 

@@ -8,17 +8,30 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import cast
+from typing import Protocol, cast
 
 HIGH = 256 * 1024  # bytes unread before the transport is paused; asyncio's selector transports read up to 256 KiB at a time
 LINGER = 10.0  # seconds that a closing connection may take to send what is left
 
 
+class Tap(Protocol):
+    """Who gets the bytes of a connection as they come, in place of a reader and a writer that wait."""
+
+    def received(self, data: bytes) -> None: ...
+
+    def ended(self) -> None:
+        """No more will come."""
+
+    def writable(self) -> None:
+        """The peer takes bytes again."""
+
+
 class Duplex(asyncio.Protocol):
-    """Protocol of one connection. Made by a transport, or put onto a living one with `adopt`."""
+    """Protocol of one connection. Made by a transport, or put onto a living one with `adopt`. While there is a `tap`, nobody may wait."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self.tap: Tap | None = None
         self._transport: asyncio.Transport | None = None
         self._pieces: deque[bytes] = deque()
         self._size = 0
@@ -35,11 +48,13 @@ class Duplex(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(
-            "asyncio.Transport", transport
-        )  # create_connection makes no other kind, but uvloop's is not registered as one
+        # create_connection makes no other kind, but uvloop's is not registered as one
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
+        if self.tap is not None:
+            self.tap.received(data)
+            return
         self._pieces.append(data)
         self._size += len(data)
         if self._size >= HIGH and not self._read_paused and self._transport is not None:
@@ -49,6 +64,8 @@ class Duplex(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._eof = True
+        if self.tap is not None:
+            self.tap.ended()
         self._wake()
         # A TLS connection has no half-open state; asyncio warns when asked to keep it.
         return self._transport is not None and self._transport.can_write_eof()
@@ -59,6 +76,8 @@ class Duplex(asyncio.Protocol):
             self._fault = exc
         if not self._lost.done():
             self._lost.set_result(None)
+        if self.tap is not None:
+            self.tap.ended()
         self._wake()
         self._release_writer()
         if self.on_lost is not None:
@@ -69,6 +88,8 @@ class Duplex(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._write_paused = False
+        if self.tap is not None:
+            self.tap.writable()
         self._release_writer()
 
     # what callers use
@@ -99,6 +120,25 @@ class Duplex(asyncio.Protocol):
         """The socket's number, -1 when it is gone."""
         sock = self._transport.get_extra_info("socket") if self._transport is not None else None
         return -1 if sock is None else int(sock.fileno())
+
+    @property
+    def full(self) -> bool:
+        """The peer does not take bytes as fast as they were written."""
+        return self._write_paused
+
+    @property
+    def unsent(self) -> int:
+        """Bytes written that have not gone out."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def hold(self, held: bool) -> None:
+        """Read nothing from the socket for a while, for a tap that cannot pass more on."""
+        if self._transport is not None and held is not self._read_paused and not self._transport.is_closing():
+            self._read_paused = held
+            if held:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
 
     def unread(self, data: bytes) -> None:
         """Put bytes back in front of what the next `read` returns."""

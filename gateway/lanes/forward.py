@@ -88,16 +88,22 @@ def prepare(exchange: Exchange, spec: UpstreamSpec, authority: str, *, upgrade: 
     """The exchange's headers with Host, framing and, unless `upgrade`, no switch of protocols."""
     body = exchange.body
     host = {"keep": None, "rewrite": authority}.get(spec.host_header, spec.host_header)
-    names = b"\n".join([b"", *[name for name, _ in exchange.headers], b""]).lower()
-    if host is None and not body.present and not upgrade and not any(map(names.__contains__, _TOUCHED)):
-        return exchange.headers  # nothing to touch: most requests
+    return framed(exchange.headers, host=host, present=body.present, length=body.length, upgrade=upgrade)
+
+
+def framed(headers: Headers, *, host: str | None, present: bool, length: int | None, upgrade: bool) -> Headers:
+    """Header fields with this Host (None: as it is) and the framing of a body. `present`: bytes may follow; `length`: how many, None for
+    chunks."""
+    names = b"\n".join([b"", *[name for name, _ in headers], b""]).lower()
+    if host is None and not present and not upgrade and not any(map(names.__contains__, _TOUCHED)):
+        return headers  # nothing to touch: most requests
     out: list[tuple[bytes, bytes]] = []
     sized = False
-    for name, value in exchange.headers:
+    for name, value in headers:
         match name.lower():
             case b"transfer-encoding":
                 continue
-            case b"content-length" if sized or body.length is None or value != b"%d" % body.length:
+            case b"content-length" if sized or length is None or value != b"%d" % length:
                 continue
             case b"content-length":
                 sized = True
@@ -108,10 +114,10 @@ def prepare(exchange: Exchange, spec: UpstreamSpec, authority: str, *, upgrade: 
                 continue
             case _:
                 out.append((name, value))
-    if body.present and body.length is None:
+    if present and length is None:
         out.append((b"Transfer-Encoding", b"chunked"))
-    elif body.present and not sized:
-        out.append((b"Content-Length", b"%d" % (body.length or 0)))
+    elif present and not sized:
+        out.append((b"Content-Length", b"%d" % (length or 0)))
     return tuple(out)
 
 

@@ -5,6 +5,7 @@ Origin comes from `public_url` only. A request for a host that is not in it neve
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -15,7 +16,7 @@ from aiohttp import web
 from gateway.errors import BadTarget
 from gateway.lanes.server import raw_target
 from gateway.wire.forwarding import Networks, client_ip, client_scheme, is_trusted
-from gateway.wire.head import RequestHead
+from gateway.wire.head import Headers, RequestHead
 from gateway.wire.headers import METHODS
 from gateway.wire.target import parse_target
 
@@ -38,6 +39,23 @@ class Entrance:
     trusted: Networks
 
 
+@dataclass(frozen=True, slots=True)
+class Located:
+    """What a RequestHead says beyond the request's own bytes; trusted: the peer may speak for others."""
+
+    scheme: str
+    host: str
+    origin: str
+    client_ip: str
+    peer: str
+    trusted: bool
+
+    @property
+    def around(self) -> tuple[str, str, str, str, str]:
+        """The last fields of a RequestHead."""
+        return self.scheme, self.host, self.origin, self.client_ip, self.peer
+
+
 def read_head(request: web.BaseRequest, entrance: Entrance) -> RequestHead | Unreadable:
     """The head of a request, or why it is refused (400, 405, 421)."""
     method = request.method
@@ -49,26 +67,31 @@ def read_head(request: web.BaseRequest, entrance: Entrance) -> RequestHead | Unr
     except BadTarget as error:
         return Unreadable(400, "bad_request", f"target: {error}")
     headers = tuple(request.raw_headers)
+    located = locate(headers, request.remote or "", entrance)
+    return located if isinstance(located, Unreadable) else RequestHead(method, target, headers, *located.around)
+
+
+def locate(headers: Headers, peer: str, entrance: Entrance) -> Located | Unreadable:
+    """Where a request with these header fields arrived, and from whom."""
     hosts = [v for n, v in headers if len(n) == 4 and n.lower() == b"host"]
     if len(hosts) != 1:
         return Unreadable(400, "bad_request", f"{len(hosts)} Host headers")
-    peer = request.remote or ""
     trusted = is_trusted(peer, entrance.trusted)
     seen = client_scheme(headers, entrance.scheme, trusted=trusted)
     authority = hosts[0].decode("latin-1")
     origin = origin_of(authority, seen, entrance.origins)
     if origin is None:
         return Unreadable(421, "wrong_host", f"host {authority[:200]!r} over {seen} is not in public_url")
-    return RequestHead(
-        method=method,
-        target=target,
-        headers=headers,
-        scheme=seen,
-        host=_host(origin),
-        origin=origin,
-        client_ip=client_ip(peer, headers, entrance.trusted),
-        peer=peer,
-    )
+    return Located(seen, _host(origin), origin, client_ip(peer, headers, entrance.trusted), peer, trusted)
+
+
+# Our own pages are not logged by path; what only looks like one of them (`/%2estepup/t/su_…`) may hold a state all the same.
+_STATE = re.compile(r"su_[A-Za-z0-9_-]{43}")
+
+
+def shown_path(path: bytes) -> str:
+    """A path as logs may hold it."""
+    return _STATE.sub("su_…", path.decode("latin-1"))
 
 
 @lru_cache(maxsize=64)

@@ -48,7 +48,7 @@ class UpstreamPool:
         self.name = name
         self.spec = spec
         self._sites = [_Site(parse_endpoint(url)) for url in spec.url]
-        self._by_endpoint = {site.endpoint: site for site in self._sites}
+        self._by_endpoint = {site.endpoint.url: site for site in self._sites}
         self._context = tls_context(spec.tls) if any(site.endpoint.tls for site in self._sites) else None
         self._server_name = spec.tls.server_name if spec.tls else None
         self._turn = 0
@@ -109,12 +109,26 @@ class UpstreamPool:
                 raise fault
             await self._wait_for_room(deadline)
 
+    def lend(self, *, sure: bool) -> UpstreamConnection | None:
+        """An unused connection at once, of the url whose turn it is; None: `acquire` has to wait for one. sure: ask the system whether it
+        is still open; without, what is sent may have to be repeated."""
+        if self._waiters:
+            return None
+        site = self._sites[0]
+        if len(self._sites) > 1:
+            turn = (self._turn + 1) % len(self._sites)
+            site = self._sites[in_turn([s.health for s in self._sites], turn, self._loop.time(), self.spec.health)[0]]
+            if not site.idle:
+                return None
+            self._turn = turn
+        return self._take_idle(site, sure=sure)
+
     def release(self, connection: UpstreamConnection, *, failed: bool = False) -> None:
         """Give a connection back. It is kept if its exchange ended cleanly or never began, else closed.
 
         `failed` says that the upstream gave no answer; it counts against the url's health.
         """
-        site = self._by_endpoint[connection.endpoint]
+        site = self._by_endpoint[connection.endpoint.url]
         if failed:
             site.health = site.health.after_failure(self._loop.time(), self.spec.health, connecting=False)
         elif connection.responded:
@@ -129,10 +143,10 @@ class UpstreamPool:
             connection.abort(UpstreamBroke("the exchange is over"))
         self._room()
 
-    def _take_idle(self, site: _Site) -> UpstreamConnection | None:
+    def _take_idle(self, site: _Site, *, sure: bool = True) -> UpstreamConnection | None:
         while site.idle:
             connection, _ = site.idle.popitem()
-            if connection.rouse():
+            if connection.rouse() if sure else connection.rouse_lightly():
                 return connection
             site.open -= 1
             connection.abort(UpstreamBroke("closed while unused"))
@@ -188,5 +202,5 @@ class UpstreamPool:
                 return
 
     def _probed(self, endpoint: Endpoint, healthy: bool) -> None:
-        site = self._by_endpoint[endpoint]
+        site = self._by_endpoint[endpoint.url]
         site.health = site.health.after_probe(healthy)

@@ -1,7 +1,8 @@
 """One answer of an upstream, bytes in, head and body out. Nothing here waits or writes.
 
-An answer whose head came in one piece, is written as RFC 9112 says, and whose length is plain (one Content-Length, or no body at all) is
-read here. Every other one is h11's from its first byte on: 1xx, chunked, HTTP/1.0, the end of the connection for a length, odd spelling.
+An answer whose head came in one piece, is written as RFC 9112 says, and whose end is plain (one Content-Length, chunks, or no body at all)
+is read here, the chunks by llhttp. Every other one is h11's from its first byte on: 1xx, HTTP/1.0, the end of the connection for a length,
+odd spelling.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import h11
+import httptools
 
+from gateway.lanes.chunks import BadChunks, Chunks
 from gateway.wire.head import Headers, lowered
 
 MAX_HEAD = 64 * 1024  # bytes of an answer's head, of a chunk's header line, of trailers
@@ -62,7 +65,9 @@ class Reading:
         self._h11: h11.Connection | None = None
         self._head: ResponseHead | None = None
         self._left: int | None = None  # bytes of the body that have not come; None: h11 knows
+        self._chunks: Chunks | None = None  # then `_left` is 1 until they have ended
         self._piece = b""
+        self._fault: BadAnswer | None = None
         self._surplus = False
         self._reusable = False
 
@@ -83,7 +88,7 @@ class Reading:
         elif data:
             self._take(data)
         elif self._left:
-            raise BadAnswer(f"closed {self._left} bytes before the end of an answer")
+            raise BadAnswer("closed before the end of an answer")
 
     def head(self) -> ResponseHead | None:
         """The next head; a 1xx is followed by another one."""
@@ -101,6 +106,8 @@ class Reading:
         """The next bytes of the body, b"" at its clean end; trailers are dropped."""
         if self._h11 is None:
             piece, self._piece = self._piece, b""
+            if self._fault is not None and not piece:
+                raise self._fault
             return piece or (b"" if self._left == 0 else None)
         while True:
             event = self._event(self._h11)
@@ -131,16 +138,23 @@ class Reading:
         fields = tuple([(n, v.strip(b" \t")) for n, _, v in [line.partition(b":") for line in found[3].split(b"\r\n")[:-1]]])
         names = lowered(fields)
         lengths = names.count(b"content-length")
-        if lengths > 1 or b"transfer-encoding" in names:
+        status = int(found[1])
+        codings = [value.lower() for name, (_, value) in zip(names, fields, strict=True) if name == b"transfer-encoding"]
+        if lengths > 1 or (codings and (lengths or codings != [b"chunked"])):
             return False
         length = fields[names.index(b"content-length")][1] if lengths else b""
         if lengths and not _DIGITS.fullmatch(length):
             return False
-        status = int(found[1])
         if self._method == "HEAD" or status in (204, 304):
             self._left = 0
         elif lengths:
             self._left = int(length)
+        elif codings:
+            try:
+                self._chunks = Chunks(data[: found.end()], httptools.HttpResponseParser)
+            except BadChunks as error:
+                raise BadAnswer(str(error)) from error
+            self._left = 1
         else:
             return False
         self._head = ResponseHead(status, found[2], fields, b"1.1", names)
@@ -152,6 +166,16 @@ class Reading:
         return True
 
     def _take(self, data: bytes) -> None:
+        if self._chunks is not None:
+            try:
+                piece, behind = self._chunks.feed(data)
+            except BadChunks as error:
+                self._fault = BadAnswer(str(error))  # `body` raises it: the head may be on its way already
+                return
+            self._piece += piece
+            self._surplus = self._surplus or bool(behind)
+            self._left = 0 if self._chunks.ended else 1
+            return
         left = self._left or 0
         self._surplus = self._surplus or len(data) > left
         self._piece = data if len(data) <= left else data[:left]

@@ -164,15 +164,8 @@ class Relay:
             added.append((TOKEN_HEADER, token.encode("ascii")))
         if _upgrades(head):
             added += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
-        return request_for_upstream(
-            head,
-            host=(head.get("host") or head.host).encode("latin-1"),
-            trusted=is_trusted(asked.head.peer, self._trusted),
-            identity=upstream.identity,
-            drop_cookies=identified.strip,
-            session_cookies=source.cookie_names if source else frozenset(),
-            added=tuple(added),
-        )
+        trusted = is_trusted(asked.head.peer, self._trusted)
+        return upstream_fields(head, identified, upstream, source, trusted=trusted, added=tuple(added))
 
     def _on_head(
         self, asked: Asked, head: RequestHead, name: str, upstream: Upstream, identified: Identified, login: Login | None,
@@ -206,6 +199,21 @@ class Relay:
                 if found is not None and found.transaction.open:
                     return state
         return None
+
+
+def upstream_fields(
+    head: RequestHead, identified: Identified, upstream: Upstream, source: SessionSource | None, *, trusted: bool, added: Headers = ()
+) -> Headers:
+    """The header fields of a request as this upstream gets them. trusted: its peer may speak for others; added: ours, at the end."""
+    return request_for_upstream(
+        head,
+        host=(head.get("host") or head.host).encode("latin-1"),
+        trusted=trusted,
+        identity=upstream.identity,
+        drop_cookies=identified.strip,
+        session_cookies=source.cookie_names if source else frozenset(),
+        added=added,
+    )
 
 
 def _upgrades(head: RequestHead) -> bool:

@@ -10,9 +10,9 @@ import asyncio
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from aiohttp.web_request import BaseRequest
@@ -29,32 +29,74 @@ OnBadRequest = Callable[[int, str], None]
 
 log = structlog.get_logger(__name__)
 
+_LOOK = 0.02  # seconds between two looks at what is still being answered, while it shuts down
+
 
 def raw_target(request: BaseRequest) -> bytes:
     """The request target, byte for byte as the client sent it."""
     return request.raw_path.encode("utf-8", "surrogateescape")
 
 
-class Listener(Server):
-    """aiohttp's server, counting connections and judging heads before the handler sees them."""
+class Front(Protocol):
+    """A connection of the fast lane, in front of one of ours."""
 
-    def __init__(self, handler: Handler, limits: LimitsSpec, on_bad_request: OnBadRequest) -> None:
+    @property
+    def slow(self) -> Connection | None: ...
+
+    def regain(self, data: bytes, *, full: bool) -> None: ...
+
+    def lost(self) -> None: ...
+
+    @property
+    def busy(self) -> bool:
+        """A request is in hand, or an answer on its way out."""
+
+    def retire(self) -> None: ...
+
+    def close_now(self) -> None: ...
+
+
+class Fast(Protocol):
+    """The fast lane as the listener sees it: it makes the connections, and knows those that are open."""
+
+    @property
+    def connections(self) -> Collection[Front]: ...
+
+    def connection(self, listener: Listener) -> asyncio.Protocol: ...
+
+    def close(self) -> None: ...
+
+
+class Listener(Server):
+    """aiohttp's server, counting connections and judging heads before the handler sees them. fast: the lane in front of it, if any."""
+
+    def __init__(self, handler: Handler, limits: LimitsSpec, on_bad_request: OnBadRequest, fast: Fast | None = None) -> None:
         super().__init__(self._serve)
         self._handler = handler
         self._limits = limits
+        self._fast = fast
         self.on_bad_request = on_bad_request
         self._addresses: Counter[str] = Counter()
         self._running = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
 
-    def __call__(self) -> Connection:
-        return Connection(self, self._limits)
+    def __call__(self) -> Any:
+        return Connection(self, self._limits) if self._fast is None else self._fast.connection(self)
+
+    def behind(self, front: Front) -> Connection:
+        """The slow lane's protocol for a connection that the fast lane hands over."""
+        return Connection(self, self._limits, front)
 
     @property
     def connections(self) -> list[Connection]:  # type: ignore[override]  # made by __call__
         """Every open connection."""
         return [connection for connection in super().connections if isinstance(connection, Connection)]
+
+    @property
+    def open(self) -> int:
+        """Client connections, of both lanes."""
+        return self._addresses.total()
 
     def admit(self, address: str) -> bool:
         """Count a connection in; False when there are too many in all or of this address."""
@@ -77,14 +119,27 @@ class Listener(Server):
 
     async def drain(self, timeout: float) -> None:
         """End unused connections now, busy ones after their answer, all after `timeout` seconds."""
+        fronts = list(self._fast.connections) if self._fast is not None else []
+        for front in fronts:
+            if front.slow is not None:
+                front.slow.retire()
+            else:
+                front.retire()
         for connection in self.connections:
-            connection.retire()
+            if connection.front is None:
+                connection.retire()
         if timeout > 0:
             try:
                 async with asyncio.timeout(timeout):
                     await self._quiet.wait()
+                    while any(front.busy for front in fronts):  # noqa: ASYNC110 -- a connection that ends does not tell who waits here
+                        await asyncio.sleep(_LOOK)
             except TimeoutError:
-                log.warning("requests cut off at shutdown", count=self._running)
+                log.warning("requests cut off at shutdown", count=self._running + sum(front.busy for front in fronts))
+        for front in fronts:
+            front.close_now()
+        if self._fast is not None:
+            self._fast.close()
         await self.shutdown(0.05)
 
     async def _serve(self, request: BaseRequest) -> StreamResponse:
@@ -133,7 +188,7 @@ class RunningServer:
     @property
     def connections(self) -> int:
         """Open client connections."""
-        return len(self._listener.connections)
+        return self._listener.open
 
     async def close(self, drain: float) -> None:
         """Accept no more, let running requests go on for `drain` seconds, then end them."""
@@ -151,11 +206,12 @@ async def serve(
     limits: LimitsSpec,
     on_bad_request: OnBadRequest,
     sock: socket.socket | None = None,
+    fast: Fast | None = None,
 ) -> RunningServer:
     """Listen on `host:port`, or on `sock`. Raises OSError. `on_bad_request(status, reason)` hears of every refused request;
     `reason` never quotes the client's bytes."""
     loop = asyncio.get_running_loop()
-    listener = Listener(handler, limits, on_bad_request)
+    listener = Listener(handler, limits, on_bad_request, fast)
     tls: dict[str, Any] = {} if ssl_context is None else {"ssl": ssl_context, "ssl_handshake_timeout": limits.head_timeout}
     where: dict[str, Any] = {"host": host, "port": port} if sock is None else {"sock": sock}
     server = await loop.create_server(listener, backlog=1024, **where, **tls)

@@ -8,7 +8,6 @@ It never answers with less than a reason and a way on, and it fails closed: with
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import assert_never
@@ -16,16 +15,7 @@ from typing import assert_never
 import structlog
 from aiohttp import web
 
-from gateway.errors import (
-    BodyTooLarge,
-    ClientGone,
-    Conflict,
-    StoreUnavailable,
-    UpstreamBusy,
-    UpstreamFault,
-    UpstreamTimeout,
-    UpstreamUnreachable,
-)
+from gateway.errors import BodyTooLarge, ClientGone, Conflict, StoreUnavailable, UpstreamFault
 from gateway.flow.asked import Asked
 from gateway.flow.gate import BodyReader, Gate, Judged
 from gateway.flow.guessing import Guessing
@@ -36,8 +26,9 @@ from gateway.flow.trail import Trail
 from gateway.flow.transaction import Event, Status, move
 from gateway.flow.visit import Closed, Door
 from gateway.lanes.answers import Answers
-from gateway.lanes.body import BodyTimeout, ClientBody
-from gateway.lanes.heads import Entrance, Unreadable, read_head
+from gateway.lanes.body import ClientBody
+from gateway.lanes.faults import refusal
+from gateway.lanes.heads import Entrance, Unreadable, read_head, shown_path
 from gateway.lanes.relay import Diverted, Relay
 from gateway.lanes.suspend import Paths, Suspender, same_target
 from gateway.lanes.ticket import Tickets
@@ -49,9 +40,6 @@ from gateway.spec.sections import LimitsSpec
 from gateway.wire.target import query_pairs
 
 log = structlog.get_logger(__name__)
-
-# Our own pages are not logged by path; what only looks like one of them (`/%2estepup/t/su_…`) may hold a state all the same.
-_STATE = re.compile(r"su_[A-Za-z0-9_-]{43}")
 
 OwnPages = Callable[[web.BaseRequest, Asked], Awaitable[web.StreamResponse]]
 
@@ -91,20 +79,10 @@ class SlowLane:
             return await self._serve(request, asked)
         except Diverted as diverted:
             return diverted.response
-        except StoreUnavailable as error:
-            self._trail.event("refused", request_id=request_id, kind="store_down", reason=str(error))
-            return self._answers.refusal(asked, "store_down", retry_after=5)
-        except BodyTooLarge as error:
-            self._trail.event("refused", request_id=request_id, kind="too_large", reason=str(error))
-            return self._answers.refusal(asked, "too_large", limit=self._limits.max_upload)
-        except BodyTimeout as error:
-            self._trail.event("refused", request_id=request_id, kind="body_timeout", reason=str(error))
-            return self._answers.bare(408, "body_timeout", request_id)
-        except ClientGone as error:
-            self._trail.event("client gone", request_id=request_id, reason=str(error))
-            return self._answers.bare(400, "client_gone", request_id)
-        except UpstreamFault as error:
-            return self._fault(asked, error)
+        except (StoreUnavailable, BodyTooLarge, ClientGone, UpstreamFault) as error:
+            route = self._gate.route(head)
+            upstream = route.upstream if route else ""
+            return refusal(error, asked, upstream, answers=self._answers, trail=self._trail, limits=self._limits)
         except asyncio.CancelledError:
             raise
         except Exception:  # the last line: a fault of ours is a page with a number, and a line in the log
@@ -112,8 +90,7 @@ class SlowLane:
             return self._answers.refusal(asked, "internal")
 
     async def _serve(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
-        path = asked.head.target.path.decode("latin-1")
-        if path in (self._paths.continue_path, self._paths.prefix) or path.startswith(self._paths.prefix + "/"):
+        if self._paths.own(asked.head.target.path):
             return await self._own_pages(request, asked)
         tickets = [v for n, v in query_pairs(asked.head.target) if n == TICKET_PARAMETER] if asked.head.target.query else []
         if tickets:
@@ -217,21 +194,6 @@ class SlowLane:
 
         return read_body
 
-    def _fault(self, asked: Asked, error: UpstreamFault) -> web.Response:
-        match error:
-            case UpstreamTimeout():
-                kind = "upstream_timeout"
-            case UpstreamBusy():
-                kind = "upstream_busy"
-            case _:
-                kind = "upstream_down"
-        route = self._gate.route(asked.head)
-        what = type(error).__name__
-        self._trail.event(
-            "upstream fault", request_id=asked.request_id, upstream=route.upstream if route else "", kind=what, reason=str(error)
-        )
-        return self._answers.refusal(asked, kind, detail=_words(error))
-
     def _log(self, asked: Asked, judged: Judged) -> None:
         decision: Decision = judged.decision
         reason = ""
@@ -250,18 +212,7 @@ class SlowLane:
             self._trail.event("shadow", request_id=asked.request_id, rule=shadow.rule, effect=shadow.effect)
         note = judged.identified.note
         self._trail.decision(
-            request_id=asked.request_id, method=asked.head.method, path=_STATE.sub("su_…", asked.head.target.path.decode("latin-1")),
+            request_id=asked.request_id, method=asked.head.method, path=shown_path(asked.head.target.path),
             upstream=judged.route.upstream if judged.route else "", decision=name, rules=rules,
             reason="; ".join(filter(None, (reason, note))), subject=judged.identified.subject.id,
         )  # fmt: skip
-
-
-def _words(error: UpstreamFault) -> str:
-    """What a script is told: which kind of fault, nothing of where."""
-    if isinstance(error, UpstreamTimeout):
-        return "The application did not answer in time."
-    if isinstance(error, UpstreamBusy):
-        return "The application is too busy. Nothing was sent to it."
-    if isinstance(error, UpstreamUnreachable):
-        return "The application cannot be reached. Nothing was sent to it."
-    return "The application broke off its answer."

@@ -39,6 +39,11 @@ class Paths:
     prefix: str
     continue_path: str
 
+    def own(self, path: bytes) -> bool:
+        """A path of the gateway, as it was sent."""
+        text = path.decode("latin-1")
+        return text in (self.continue_path, self.prefix) or text.startswith(self.prefix + "/")
+
 
 class Suspender:
     """May raise StoreUnavailable, and ClientGone while it reads a body."""

@@ -11,11 +11,11 @@ import select
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from gateway.errors import BadTarget, UpstreamBroke, UpstreamTimeout, UpstreamUnreachable
-from gateway.lanes.duplex import Alarm, Duplex
+from gateway.lanes.duplex import Alarm, Duplex, Tap
 from gateway.lanes.reading import BadAnswer, Reading, ResponseHead
 from gateway.spec.sections import UpstreamTlsSpec
 from gateway.wire.head import Headers
@@ -102,8 +102,10 @@ class UpstreamConnection:
         self.endpoint = endpoint
         self.reused = False
         self.responded = False
-        self._duplex = duplex
+        self.duplex = self._duplex = duplex
         self._reading: Reading | None = None  # None: no exchange is under way
+        self._raw = False  # an exchange over `duplex` itself is under way
+        self.parser: Any = None  # whatever a raw user keeps from one exchange to the next
         self._chunked = False
         self._poll: select.poll | None = None
         self.alarm = Alarm()  # for the deadlines of exchanges, one after the other
@@ -182,7 +184,20 @@ class UpstreamConnection:
     @property
     def unused(self) -> bool:
         """Nothing was sent over it since it was made, or rested."""
-        return self._reading is None
+        return self._reading is None and not self._raw
+
+    def tapped(self, tap: Tap) -> Duplex:
+        """Begin an exchange of which the caller does the bytes himself; `tap` gets what comes. End it by `untapped`, or by `abort`."""
+        self._raw = True
+        self._duplex.tap = tap
+        return self._duplex
+
+    def untapped(self, *, clean: bool) -> None:
+        """The exchange is over; clean: the connection may carry another one."""
+        self._duplex.tap = None
+        if clean:
+            self._raw = False
+            self.reused = True
 
     def rest(self, on_stir: Callable[[], None]) -> None:
         """Make ready for the next exchange; `on_stir` is called when the upstream closes or sends unasked meanwhile."""
@@ -194,14 +209,18 @@ class UpstreamConnection:
 
     def rouse(self) -> bool:
         """Take it from rest. False when the upstream has closed it, or sent what nobody asked for: then it must not be used."""
-        self._duplex.on_stir = None
-        if not self._duplex.alive or self._duplex.fileno < 0:
+        if not self.rouse_lightly() or self._duplex.fileno < 0:
             return False
         # A FIN that has arrived but that the event loop has not read yet shows here.
         if self._poll is None:
             self._poll = select.poll()
             self._poll.register(self._duplex.fileno, select.POLLIN | select.POLLRDHUP)
         return not self._poll.poll(0)
+
+    def rouse_lightly(self) -> bool:
+        """The same as far as the event loop knows, without asking the system: for a request that may be repeated."""
+        self._duplex.on_stir = None
+        return self._duplex.alive
 
     def abort(self, reason: BaseException) -> None:
         """End the exchange and the connection at once; whoever waits on it gets `reason`."""

@@ -200,6 +200,11 @@ class GatewaySpec(Spec):
 
     listen: Address = Field("127.0.0.1:8080", description="Address of the public listener.")
     tls: TlsSpec | None = Field(None, description="TLS on the public listener; plain HTTP unless set.")
+    lane: Literal["auto", "slow"] = Field(
+        "auto",
+        description="`auto`: what is allowed and plain takes the fast lane. `slow`: everything takes the slow lane, which decides and "
+        "forwards alike; for comparison.",
+    )
     public_url: Many[Origin] = Field(
         ("http://127.0.0.1:8080",),
         min_length=1,

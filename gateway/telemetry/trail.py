@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -9,7 +10,33 @@ import structlog
 
 from gateway.errors import StoreUnavailable
 from gateway.flow.ports import AuditEvent, Records
+from gateway.telemetry.lines import Lines, Stamps, Template
+from gateway.telemetry.logs import template, templated
 from gateway.telemetry.metrics import Metrics
+
+_PLAIN = re.compile(r"[A-Za-z0-9_~/.-]+")
+
+
+class _Decided:
+    """Implements flow.trail.Decided."""
+
+    def __init__(self, telemetry: Telemetry, line: tuple[Template, Lines] | None, fields: dict[str, Any]) -> None:
+        self._telemetry = telemetry
+        self._line = line
+        self._fields = fields
+        self._tally = telemetry.tally(fields["decision"], fields["upstream"], fields["rules"])
+
+    def tell(self, request_id: str, method: str, path: str, now: float) -> None:
+        line = self._line
+        if line is not None and templated() and _PLAIN.fullmatch(path):
+            self._tally[0] += 1
+            template, lines = line
+            lines.later(template.fill(request_id, method, path, _STAMPS.stamp(now)))
+        else:
+            self._telemetry.decision(request_id=request_id, method=method, path=path, **self._fields)
+
+
+_STAMPS = Stamps()
 
 
 class Telemetry:
@@ -18,6 +45,7 @@ class Telemetry:
     def __init__(self, metrics: Metrics, records: Records) -> None:
         self._metrics = metrics
         self._records = records
+        self._tallies: dict[tuple[str, str, tuple[str, ...]], list[int]] = {}
         self._log = structlog.get_logger().bind()  # bound once: the lazy logger would be made anew for each line
         self._count_decision = lru_cache(maxsize=1024)(lambda decision, upstream: metrics.decisions.labels(decision, upstream).inc)
         self._count_rule = lru_cache(maxsize=16_384)(lambda rule: metrics.rules.labels(rule, "enforce").inc)
@@ -32,6 +60,26 @@ class Telemetry:
             "decision", request_id=request_id, decision=decision, rules=",".join(rules) or "-", reason=reason, method=method, path=path,
             upstream=upstream, subject=subject or "-",
         )  # fmt: skip
+
+    def decided(self, *, upstream: str, decision: str, rules: tuple[str, ...], reason: str, subject: str) -> _Decided:
+        line = template(
+            "decision", decision=decision, rules=",".join(rules) or "-", reason=reason, upstream=upstream, subject=subject or "-"
+        )  # fmt: skip
+        fields = {"upstream": upstream, "decision": decision, "rules": rules, "reason": reason, "subject": subject}
+        return _Decided(self, line, fields)
+
+    def tally(self, decision: str, upstream: str, rules: tuple[str, ...]) -> list[int]:
+        """A count that `settle` moves into the metrics."""
+        return self._tallies.setdefault((decision, upstream, rules), [0])
+
+    def settle(self) -> None:
+        """To be called before the metrics are read."""
+        for (decision, upstream, rules), tally in self._tallies.items():
+            count, tally[0] = tally[0], 0
+            if count:
+                self._count_decision(decision, upstream)(count)
+                for rule in rules:
+                    self._count_rule(rule)(count)
 
     def event(self, name: str, *, request_id: str = "", **fields: Any) -> None:
         match name:

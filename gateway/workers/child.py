@@ -32,7 +32,7 @@ from gateway.workers.channel import ChildEnd, Message
 
 log = structlog.get_logger(__name__)
 
-GAUGE_EVERY = 1.0  # seconds: how old the number of open connections in the metrics may be
+SETTLE_EVERY = 0.25  # seconds: how old a worker's counts may be for who reads the metrics, and what of them kill -9 can lose
 _PR_SET_PDEATHSIG = 1
 
 
@@ -108,6 +108,7 @@ async def _live(birth: Birth) -> int:
     await stop.wait()
     channel.say("draining")
     await child.app.close(drain=birth.loaded.spec.limits.drain)
+    child.app.settle()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -129,7 +130,7 @@ class _Child:
         self.app = await GatewayApp.start(self._birth.loaded, listen=self._birth.listen, part=self._birth.part_with(self._check))
 
     def work(self) -> list[Coroutine[Any, Any, None]]:
-        return [self._obey(), self._watch() if self._birth.admin else self._gauge()]
+        return [self._obey(), self._watch() if self._birth.admin else self._settle()]
 
     async def _check(self) -> None:
         """Part of `/health/ready`. Raises GatewayError."""
@@ -201,10 +202,10 @@ class _Child:
         if state["restarts"] > counted:
             self.app.metrics.restarts.inc(state["restarts"] - counted)
 
-    async def _gauge(self) -> None:
+    async def _settle(self) -> None:
         while True:
-            self.app.metrics.connections.set(self.app.connections)
-            await asyncio.sleep(GAUGE_EVERY)
+            self.app.settle()
+            await asyncio.sleep(SETTLE_EVERY)
 
     async def _watch(self) -> None:
         """Every change of a file that the configuration was read from asks for a reload."""

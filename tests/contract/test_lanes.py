@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 import pytest_asyncio
@@ -19,7 +20,7 @@ from tests.support.raw import OK, RawHead, RawMessage, RawPeer, RawUpstream, raw
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 Start = Callable[..., AbstractAsyncContextManager[Front]]
-LANES: Mapping[str, Start] = {"slow": fronting}
+LANES: Mapping[str, Start] = {"slow": partial(fronting, lane="slow"), "fast": partial(fronting, lane="auto")}
 
 DENIED = 451
 RULES = [
