@@ -138,6 +138,10 @@ class Connection(RequestHandler):
             self._park()
             self.front.regain(data, full=self._paused)
             return
+        self.take(data)
+
+    def take(self, data: bytes) -> None:
+        """Bytes that are this lane's to serve."""
         before = len(self._messages)
         try:
             super().data_received(data)

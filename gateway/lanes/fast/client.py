@@ -306,7 +306,7 @@ class FastConnection(asyncio.Protocol):
         if self._paused:
             self._paused = False
             transport.resume_reading()
-        slow.data_received(data)
+        slow.take(data)
         if self._eof:
             slow.eof_received()
 
@@ -449,9 +449,10 @@ class FastConnection(asyncio.Protocol):
             early, self._early = b"".join(self._early), []
             self._resume()
             self._pass_up(early)
-        if not self._upload:
-            self.due = self._loop.time() + self._way.spec.first_byte_timeout
-            self.due = min(self.due, self._total)
+        if duplex.full:
+            return  # `_pass_up` has said how long
+        spec, limits = self._way.spec, self._limits
+        self.due = min(self._loop.time() + (limits.body_idle_timeout if self._upload else spec.first_byte_timeout), self._total)
 
     def _await_answer(self) -> None:
         """The request is out."""
