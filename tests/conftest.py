@@ -1,4 +1,4 @@
-"""The lanes are tested on the event loop that `gateway run` has; the rest on asyncio's own, which remains the one to fall back to."""
+"""The lanes are tested on the event loop that `gateway run` has; the rest on asyncio's own, which it falls back to."""
 
 from __future__ import annotations
 

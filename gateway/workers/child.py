@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import structlog
-import uvloop
 
 from gateway.app import REGISTRY, GatewayApp, Live, Part
 from gateway.errors import GatewayError
@@ -29,6 +28,7 @@ from gateway.telemetry.logs import configure
 from gateway.telemetry.shared import SharedMetrics
 from gateway.web.admin import Check
 from gateway.workers.channel import ChildEnd, Message
+from gateway.workers.loop import run
 
 log = structlog.get_logger(__name__)
 
@@ -81,8 +81,7 @@ def live(birth: Birth) -> NoReturn:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         birth.metrics.join(birth.counts)
         configure(birth.loaded.spec.log, worker=None if birth.admin else birth.name)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            code = runner.run(_live(birth))
+        code = run(_live(birth))
     except BaseException:
         log.exception("unhandled fault")
     finally:

@@ -372,6 +372,7 @@ class Supervisor:
         drain = self._began.limits.drain
         log.info("stopping", drain=drain)
         self._notifier.stopping()
+        self._reload = None  # whoever has not changed over by now need not
         # A request that is being resumed is waited for beyond `drain`, until its outcome counts as unknown anyhow.
         self._stopping = time.monotonic() + drain + self._began.transactions.sending_timeout + GRACE
         self._sockets.close()  # a listener ends with its last copy
