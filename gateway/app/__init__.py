@@ -2,6 +2,7 @@
 
 from gateway.app.compose import GatewayApp
 from gateway.app.live import Live, source_names
+from gateway.app.part import ADMIN, PUBLIC, Part, listeners, settled
 from gateway.app.registry import REGISTRY, STEP_FOLDERS
 
-__all__ = ["REGISTRY", "STEP_FOLDERS", "GatewayApp", "Live", "source_names"]
+__all__ = ["ADMIN", "PUBLIC", "REGISTRY", "STEP_FOLDERS", "GatewayApp", "Live", "Part", "listeners", "settled", "source_names"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
@@ -18,6 +19,7 @@ import structlog
 from aiohttp import web
 
 from gateway.app.live import Live, make_live
+from gateway.app.part import ADMIN, FIXED, PUBLIC, WHOLE, Part, asking_key
 from gateway.app.registry import STEP_FOLDERS
 from gateway.errors import StartRefused, StoreTooNew, StoreUnavailable
 from gateway.flow.cookies import PassCookies
@@ -74,6 +76,11 @@ log = structlog.get_logger(__name__)
 class GatewayApp:
     """A running gateway: public listener, admin listener, stores. Made by `start`; end it by `close`."""
 
+    @property
+    def lane_name(self) -> str:
+        """For the log: the lane in front."""
+        return "slow" if self.fast is None else "fast"
+
     def __init__(self) -> None:
         self.metrics = Metrics()
         self.entropy = SystemEntropy()
@@ -86,6 +93,8 @@ class GatewayApp:
         self.forward_auth_listeners: dict[str, RunningServer] = {}
         self._held = AsyncExitStack()
         self._drain = 0.0
+        self._part = WHOLE
+        self._publics: list[RunningServer] = []
         self.records: SqliteRecords
         self.vault: KeyVault
         self.keys: keyring.KeyFile
@@ -106,12 +115,15 @@ class GatewayApp:
         listen: str | None = None,
         clock: Callable[[], float] | None = None,
         admin_listen: str | None = None,
+        part: Part = WHOLE,
     ) -> GatewayApp:
-        """Wire and start everything. listen, admin_listen: in place of the settings' (port 0 takes a free one).
+        """Wire and start everything. listen, admin_listen: in place of the settings' (port 0 takes a free one). part: what of it runs in
+        this process, and on which sockets; the whole unless given.
 
         Raises StartRefused (a port in use), KeyFileFault, KeyMismatch, StoreUnavailable, OSError, ValueError; then nothing is left open.
         """
         self = cls()
+        self._part = part
         if clock is not None:
             self.clock = clock
         try:
@@ -132,14 +144,20 @@ class GatewayApp:
         Raises StartRefused, OSError or ValueError where it cannot be put to use (a certificate that does not load); then nothing has
         changed.
         """
-        fixed = [
-            name
-            for name in ("listen", "lane", "tls", "public_url", "admin", "trusted_proxies", "stores", "secrets", "prefix",
-                         "continue_path", "mail",
-                         "transactions", "passes", "guessing", "tokens", "limits", "log", "forward_auth")
-            if getattr(self._began, name) != getattr(loaded.spec, name)
-        ]  # fmt: skip
-        old, new = self.live, self._make(loaded, self.live.upstreams)
+        await self.adopt(self.prepare(loaded))
+        self.metrics.reloads.labels("done").inc()
+        return [name for name in FIXED if getattr(self._began, name) != getattr(loaded.spec, name)]
+
+    def prepare(self, loaded: Loaded) -> Live:
+        """The new configuration, made ready for `adopt` without a change to what runs. Raises as `reload` does."""
+        new = self._make(loaded, self.live.upstreams)
+        if self._tls is not None and self._began.tls is not None:
+            tls_context(self._began.tls)
+        return new
+
+    async def adopt(self, new: Live) -> None:
+        """Swap in what `prepare` has made. Raises StartRefused where a certificate was broken meanwhile; then nothing has changed."""
+        old = self.live
         if self._tls is not None and self._began.tls is not None:
             renew_certificate(self._tls, self._began.tls)
         self._go_live(new)
@@ -147,8 +165,6 @@ class GatewayApp:
         for upstream in old.upstreams.values():
             if id(upstream.pool) not in kept:
                 await upstream.pool.aclose()
-        self.metrics.reloads.labels("done").inc()
-        return fixed
 
     async def _start(self, loaded: Loaded, *, demo: bool, listen: str | None, admin_listen: str | None) -> None:
         """What is opened is put on `_held` at once, so that a start that fails halfway leaves nothing behind. The public listener comes
@@ -158,7 +174,8 @@ class GatewayApp:
         admin = parse_address(admin_listen or spec.admin.listen)
         asking = {name: parse_address(proxy.listen) for name, proxy in spec.forward_auth.items() if proxy.listen is not None}
         self._refuse_unsafe(spec, demo=demo, hosts=(host, admin[0], *(address[0] for address in asking.values())))
-        self._tls = None if spec.tls is None else tls_context(spec.tls)
+        part = self._part
+        self._tls = part.tls if part.tls is not None or spec.tls is None else tls_context(spec.tls)
         key_file = Path(spec.secrets.key_file)
         self.keys = keyring.opened(key_file, algorithm=spec.tokens.algorithm, now=self.clock(), entropy=self.entropy)
         self.vault = KeyVault(self.keys.ring, partial(self.entropy.bytes, 12))
@@ -172,36 +189,58 @@ class GatewayApp:
         self._wire(loaded)
         self._go_live(self._make(loaded, {}))
         self._held.push_async_callback(self._close_pools)
-        with suppress(StoreUnavailable):  # else a first request with a pass would find the feed unread, and get a 503
-            await self.feed.refresh()
-        for work in (self.feed.run(), self.keys.watch(self.state, self.clock, self._adopt)):
-            self._held.push_async_callback(_cancel, asyncio.create_task(work))
-        await self._start_admin(spec, *admin)
-        self._held.push_async_callback(self.tickets.drain)
-        for name, (asking_host, asking_port) in asking.items():
-            await self._start_forward_auth(name, asking_host, asking_port, spec)
-        with listening("listen", host, port):
-            self.public = await serve(
-                self.forward_auth.public, host=host, port=port, ssl_context=self._tls, limits=spec.limits, on_bad_request=self._bad_request,
-                on_cut=self.metrics.cut,
-                fast=self.fast,
-            )  # fmt: skip
+        if part.public:
+            with suppress(StoreUnavailable):  # else a first request with a pass would find the feed unread, and get a 503
+                await self.feed.refresh()
+            for work in (self.feed.run(), self.keys.watch(self.state, self.clock, self._adopt)):
+                self._held.push_async_callback(_cancel, asyncio.create_task(work))
+        if part.admin:
+            await self._start_admin(spec, *admin)
+        if part.public:
+            self._held.push_async_callback(self.tickets.drain)
+            for name, (asking_host, asking_port) in asking.items():
+                await self._start_forward_auth(name, asking_host, asking_port, spec)
+            await self._start_public(spec, host, port)
+
+    async def _start_public(self, spec: GatewaySpec, host: str, port: int) -> None:
+        """On the sockets that we were given, else on one made here."""
+        given = self._part.sockets.get(PUBLIC, ())
+        limits = self._part.limits(spec.limits, len(given) or 1)
         self._held.push_async_callback(self._close_public)
+        for sock in given or (None,):
+            with listening(PUBLIC, host, port):
+                server = await serve(
+                    self.forward_auth.public,
+                    host=host,
+                    port=port,
+                    ssl_context=self._tls,
+                    limits=limits,
+                    on_bad_request=self._bad_request,
+                    on_cut=self.metrics.cut,
+                    sock=sock,
+                    fast=self.fast,
+                )
+            self._publics.append(server)
+        self.public = self._publics[0]
+        self.metrics.workers.set(1)
 
     async def _start_forward_auth(self, name: str, host: str, port: int, spec: GatewaySpec) -> None:
         # All connections are of one address there: the proxy's.
-        limits = spec.limits.model_copy(update={"max_connections_per_address": spec.limits.max_connections})
-        with listening(f"forward_auth.{name}.listen", host, port):
-            server = await serve(
-                self.forward_auth.listener(name), host=host, port=port, ssl_context=None, limits=limits,
-                on_bad_request=self._bad_request,
-            )  # fmt: skip
-        self.forward_auth_listeners[name] = server
+        key = asking_key(name)
+        given = self._part.sockets.get(key, ())
+        shared = self._part.limits(spec.limits, len(given) or 1)
+        limits = shared.model_copy(update={"max_connections_per_address": shared.max_connections})
+        for sock in given or (None,):
+            with listening(key, host, port):
+                server = await serve(
+                    self.forward_auth.listener(name), host=host, port=port, ssl_context=None, limits=limits,
+                    on_bad_request=self._bad_request, sock=sock,
+                )  # fmt: skip
+            self.forward_auth_listeners[name] = server
+            self._held.push_async_callback(self._close_listener, server)
 
-        async def close() -> None:
-            await server.close(self._drain)
-
-        self._held.push_async_callback(close)
+    async def _close_listener(self, server: RunningServer) -> None:
+        await server.close(self._drain)
 
     def _adopt(self, ring: Keyring) -> None:
         self.vault.adopt(ring)
@@ -213,7 +252,12 @@ class GatewayApp:
             self.fast.known.forget()
 
     async def _close_public(self) -> None:
-        await self.public.close(self._drain)
+        await asyncio.gather(*(server.close(self._drain) for server in self._publics))
+
+    @property
+    def connections(self) -> int:
+        """Open client connections of this process."""
+        return sum(server.connections for server in self._publics)
 
     async def _close_pools(self) -> None:
         for upstream in self.live.upstreams.values():
@@ -354,8 +398,9 @@ class GatewayApp:
         """The one assignment. Health checks of new pools begin."""
         self.live = live
         self._forget()
-        for upstream in live.upstreams.values():
-            upstream.pool.start()
+        if self._part.public:
+            for upstream in live.upstreams.values():
+                upstream.pool.start()
 
     def _make(self, loaded: Loaded, before: dict[str, Upstream]) -> Live:
         services = Services(state=self.state, records=self.records, vault=self.vault, entropy=self.entropy, mailer=self._mailer)
@@ -384,8 +429,8 @@ class GatewayApp:
         admin = Admin(
             hosts=(*spec.admin.hosts, f"[{host}]" if ":" in host else host),
             token=spec.admin.token,
-            checks={"state": self._ping_state, "records": self.records.ping},
-            metrics=self._metrics_text,
+            checks={"state": self._ping_state, "records": self.records.ping, **self._part.checks},
+            metrics=self._part.metrics_text or self._metrics_text,
             pages=lambda: self.live.pages,
             shown=lambda: self._answers.shown(self.entropy.token()[:12]),
             mailbox=(lambda: mailbox.messages) if mailbox is not None else None,
@@ -393,8 +438,12 @@ class GatewayApp:
         runner = web.AppRunner(admin.application(), access_log=None)
         await runner.setup()
         self._held.push_async_callback(runner.cleanup)
-        with listening("admin.listen", host, port):
-            await web.TCPSite(runner, host, port).start()
+        given = self._part.sockets.get(ADMIN, ())
+        with listening(ADMIN, host, port):
+            for sock in given:
+                await web.SockSite(runner, sock).start()
+            if not given:
+                await web.TCPSite(runner, host, port).start()
         self.admin_port = int(runner.addresses[0][1])
 
     async def _ping_state(self) -> None:
@@ -403,11 +452,17 @@ class GatewayApp:
         await self.state.count("probe", "ready", by=1, expires=now + 60, now=now)
 
     def _metrics_text(self) -> bytes:
+        self.settle()
+        return self.metrics.text()
+
+    def settle(self) -> None:
+        """What is counted on the side becomes metrics. To be called before they are read."""
         metrics = self.metrics
-        for state, count in self.public.states().items():
+        states: Counter[str] = Counter()
+        for server in self._publics:
+            states.update(server.states())
+        for state, count in states.items():
             metrics.connections.labels(state).set(count)
-        metrics.pools.clear()
-        metrics.waiting.clear()
         for name, upstream in self.live.upstreams.items():
             metrics.waiting.labels(name).set(upstream.pool.waiting)
             for site in upstream.pool.status():
@@ -415,7 +470,7 @@ class GatewayApp:
                 metrics.pools.labels(name, url, "idle").set(site.idle)
                 metrics.pools.labels(name, url, "active").set(site.open - site.idle)
         self.trail.settle()
-        return self.metrics.text()
+        metrics.settle()
 
     def _bad_request(self, status: int, reason: str) -> None:
         self.trail.event("refused", kind="head_timeout" if status == 408 else f"malformed {status}", reason=reason[:200])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,6 +16,7 @@ from gateway.demo.app import start as start_app
 from gateway.errors import GatewayError
 from gateway.settings.load import Loaded
 from gateway.telemetry.logs import configure
+from gateway.workers.loop import run
 
 APP_PORT = 8081
 DRAIN = 1.0  # seconds: somebody at a terminal waits for the end, and an open WebSocket would keep it from coming
@@ -42,13 +42,13 @@ def demo(config: Path, app_only: bool, port: int | None) -> None:
       2  mistakes in the configuration or on the command line
     """
     if app_only:
-        asyncio.run(_app_only(APP_PORT if port is None else port))
+        run(_app_only(APP_PORT if port is None else port))
         return
     if port is not None:
         raise click.UsageError(f"--port goes with --app-only; with the gateway, the app stands where {config} has its upstream.")
     loaded = loaded_or_exit(config)
     configure(loaded.spec.log)
-    asyncio.run(_demo(config, loaded))
+    run(_demo(config, loaded))
 
 
 async def _started(port: int) -> AppRunner:

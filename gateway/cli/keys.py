@@ -22,7 +22,7 @@ def keys() -> None:
     """List and rotate the gateway's keys (`secrets.key_file`).
 
     The file is made at the gateway's first start. Gateways that share a store share the key file: copy it to each of them. A running
-    gateway adopts a changed file within a second or two.
+    gateway reads a changed file within two seconds and signs with the new key two seconds later.
 
     \b
     Exit codes:

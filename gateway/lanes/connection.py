@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import socket
 from collections.abc import Awaitable, Callable
@@ -285,8 +286,9 @@ class Connection(RequestHandler):
         if self.transport is None:
             return
         if reset:
-            sock = self.transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+            # uvloop gives out no socket that takes options; a twin of its descriptor does, for the same connection.
+            with socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno())) as twin:
+                twin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
             self.transport.abort()
         self.force_close()
 

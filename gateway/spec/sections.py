@@ -164,9 +164,17 @@ class LimitsSpec(Spec):
     """What one client can hold."""
 
     max_connections: Int = Field(
-        10_000, ge=1, description="Open client connections in all; further ones get 503 with Retry-After, over TLS they are closed."
+        10_000,
+        ge=1,
+        description="Open client connections in all; further ones get 503 with Retry-After, over TLS they are closed. Each worker has its "
+        "share.",
     )
-    max_connections_per_address: Int = Field(1_000, ge=1, description="Open client connections of one address; the same above.")
+    max_connections_per_address: Int = Field(
+        1_000,
+        ge=1,
+        description="Open client connections of one address; the same above. Each worker has its share: where the kernel spreads them "
+        "unevenly, an address meets it somewhat earlier.",
+    )
     request_line: Size = Field(8190, description="Longest request line; 414 above.")
     header_size: Size = Field(16_384, description="Longest value of a single header field; 431 above.")
     header_count: Int = Field(128, ge=1, description="Header fields of a request; 431 above.")

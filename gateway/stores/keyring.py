@@ -12,9 +12,10 @@ from gateway.errors import GatewayError, KeyFileFault
 from gateway.flow.ports import Entropy, StateStore
 from gateway.stores.fingerprint import claim_key
 from gateway.stores.keyfile import read, write_new
-from gateway.tokens.keys import Algorithm, Keyring, generate_private_pem, new_keyring
+from gateway.tokens.keys import Algorithm, Keyring, generate_private_pem, new_keyring, overlap
 
 POLL = 1.0  # seconds
+LEARN = 2.0  # seconds for every process that reads the file to have seen a new key before anybody signs with it
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +36,8 @@ class KeyFile:
             raise KeyFileFault(f"{self.path}: {error}") from None
 
     async def watch(self, state: StateStore, clock: Callable[[], float], adopted: Callable[[Keyring], None]) -> None:
-        """Adopt a rotated file within two seconds, for ever; one that cannot be used changes nothing."""
+        """Adopt a rotated file, for ever; one that cannot be used changes nothing. Its new keys verify within two seconds, and sign and
+        seal `LEARN` later: by then the other processes know them too."""
         refused = ""
         while True:
             await asyncio.sleep(POLL)
@@ -50,8 +52,14 @@ class KeyFile:
                     log.warning("key file not adopted; the keys stay as they are", reason=str(error))
                 refused = str(error)
                 continue
-            self.ring, self.text, refused = ring, text, ""
-            adopted(ring)
+            self.text, refused = text, ""
+            both = overlap(self.ring, ring)
+            self.ring = both
+            adopted(both)
+            if both != ring:
+                await asyncio.sleep(LEARN)
+                self.ring = ring
+                adopted(ring)
             log.info("key file adopted", signing_kid=ring.signing[0].kid)
 
 

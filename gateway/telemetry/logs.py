@@ -25,12 +25,17 @@ class _Present:
     lines: Lines | None = None
     renderer: Any = None
     processors: ClassVar[list[Any]] = []
+    worker: str | None = None
 
 
-def configure(spec: LogSpec, stream: TextIO | None = None) -> None:
-    """Set structlog up for the process, and send what libraries log through `logging` to the same place."""
+def configure(spec: LogSpec, stream: TextIO | None = None, *, worker: str | None = None) -> None:
+    """Set structlog up for the process, and send what libraries log through `logging` to the same place.
+
+    worker: its number, where there are several; every line has it. An event is one write, so that lines of several processes are not torn.
+    """
     out = cast("TextIO", Lines(stream or sys.stderr))
-    stamp = (structlog.stdlib.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True), _one_line)
+    _Present.worker = worker
+    stamp = (structlog.stdlib.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True), _one_line, _named)
     _Present.lines = cast("Lines", out) if _LEVELS[spec.level] <= logging.INFO else None
     _Present.renderer = _renderer(spec, out)
     _Present.processors = [*stamp, structlog.processors.format_exc_info, _Present.renderer]
@@ -56,6 +61,13 @@ def configure(spec: LogSpec, stream: TextIO | None = None) -> None:
     root.setLevel(max(_LEVELS[spec.level], logging.WARNING))
 
 
+def _named(_logger: WrappedLogger | None, _method: str, event: EventDict) -> EventDict:
+    """With the worker's number, if it has one."""
+    if _Present.worker is not None:
+        event["worker"] = _Present.worker
+    return event
+
+
 def template(event: str, **fields: Any) -> tuple[Template, Lines] | None:
     """A line at level info with the holes of `lines.FILLED`, and where it goes. None where this process does not log that way (a test that
     captures events, or no configuration yet), or not at that level."""
@@ -65,7 +77,7 @@ def template(event: str, **fields: Any) -> tuple[Template, Lines] | None:
     known = {"request_id": request_id, **fields, "method": method, "path": path}
     order = ("request_id", "decision", "rules", "reason", "method", "path", "upstream", "subject")
     entry: EventDict = {name: known[name] for name in order} | {"event": event, "level": "info", "timestamp": timestamp}
-    rendered = _Present.renderer(None, "info", _one_line(None, "info", entry))
+    rendered = _Present.renderer(None, "info", _named(None, "info", _one_line(None, "info", entry)))
     try:
         return Template(str(rendered)), cast("Lines", _Present.lines)
     except ValueError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from gateway.flow.traffic import Traffic
-from gateway.telemetry.traffic import TrafficCollector
+from gateway.telemetry.traffic import TrafficMetrics
 
 
 class Metrics:
@@ -27,14 +27,26 @@ class Metrics:
         self.closed = Counter(
             "stepup_client_closed", "Client connections ended without need of a refusal, by reason.", ["reason"], registry=self.registry
         )
-        self.connections = Gauge("stepup_client_connections", "Open client connections by state.", ["state"], registry=self.registry)
+        # livesum: over the workers that are alive
+        self.connections = Gauge(
+            "stepup_client_connections", "Open client connections by state.", ["state"], multiprocess_mode="livesum", registry=self.registry
+        )
         self.pools = Gauge(
             "stepup_upstream_connections", "Open connections to upstreams by address and state.", ["upstream", "url", "state"],
+            multiprocess_mode="livesum", registry=self.registry,
+        )  # fmt: skip
+        self.waiting = Gauge(
+            "stepup_upstream_waiting", "Requests that wait for a connection.", ["upstream"], multiprocess_mode="livesum",
             registry=self.registry,
         )  # fmt: skip
-        self.waiting = Gauge("stepup_upstream_waiting", "Requests that wait for a connection.", ["upstream"], registry=self.registry)
+        self.workers = Gauge("stepup_workers", "Workers that accept connections.", multiprocess_mode="livesum", registry=self.registry)
+        self.restarts = Counter("stepup_worker_restarts", "Workers that ended unasked and were started again.", registry=self.registry)
         self.traffic = Traffic()
-        self.registry.register(TrafficCollector(self.traffic))
+        self._settling = TrafficMetrics(self.traffic, self.registry)
+
+    def settle(self) -> None:
+        """Move what the lanes have counted to where it is read. To be called before that."""
+        self._settling.settle()
 
     def cut(self, reason: str) -> None:
         """A client connection ended without an answer. What only was not needed any longer is no refusal."""

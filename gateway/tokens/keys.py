@@ -141,6 +141,16 @@ def rotate(keyring: Keyring, *, now: float, secret: bytes, private_pem: str, alg
     return Keyring((fresh, *secrets), (signer, *signing))
 
 
+def overlap(old: Keyring, new: Keyring) -> Keyring:
+    """What `new` knows, while the current keys of `old` still sign and seal: between two processes that read a rotated file one after the
+    other, nothing may be signed that the other cannot verify. Just `new` where it does not hold these keys any more."""
+    secret = next((s for s in new.secrets if s.id == old.secrets[0].id), None)
+    signing = new.signing_key(old.signing[0].kid)
+    if secret is None or signing is None:
+        return new
+    return Keyring((secret, *(s for s in new.secrets if s is not secret)), (signing, *(k for k in new.signing if k is not signing)))
+
+
 def generate_private_pem(algorithm: Algorithm) -> str:
     """A new private key (P-256, or RSA with 3072 bits) as unencrypted PKCS #8 PEM. `cryptography` brings the randomness."""
     key: PrivateKey = (

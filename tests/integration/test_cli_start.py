@@ -266,7 +266,7 @@ async def test_a_rotated_key_file_is_adopted(tmp_path: Path) -> None:
         old = there.app.keyring
         result = gateway("keys", "rotate", "-c", str(there.config))
         assert result.exit_code == 0
-        await eventually(lambda: there.app.keyring is not old)
+        await eventually(lambda: there.app.keyring.signing[0] != old.signing[0])
         kids = [key["kid"] for key in (await there.browser().get("/.stepup/jwks.json")).json["keys"]]
         assert kids == [there.app.keyring.signing[0].kid, old.signing[0].kid]
         assert kids[0] in result.stdout

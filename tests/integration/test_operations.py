@@ -168,7 +168,10 @@ async def test_keys_are_rotated_while_transactions_and_passes_are_out(tmp_path: 
         assert old["kid"] == kid
         rotated = run_gateway("keys", "rotate", "-c", str(gateway.config), cwd=tmp_path)
         assert rotated.returncode == 0, rotated.stderr
-        adopted = await eventually(lambda: gateway.process.logged("key file adopted"))
+        workers = gateway.process.workers()
+        adopted = await eventually(
+            lambda: len(found) == len(workers) and found if (found := gateway.process.logged("key file adopted")) else None
+        )
         new_kid = adopted[0]["signing_kid"]
         assert new_kid != old["kid"]
         assert [key["kid"] for key in (await browser.json("GET", "/.stepup/jwks.json")).json["keys"]] == [new_kid, old["kid"]]

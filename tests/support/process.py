@@ -12,7 +12,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email.message import EmailMessage
@@ -41,14 +41,23 @@ async def eventually(holds: Callable[[], Any], within: float = PATIENCE) -> Any:
             await asyncio.sleep(0.01)
 
 
+def is_alive(pid: int) -> bool:
+    """It runs: it has not ended, nor waits for its parent to take note of that."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 class GatewayProcess:
     """`python -m gateway COMMAND… -c config`. What it writes is kept in a file of the configuration's folder."""
 
-    def __init__(self, config: Path, admin: str, *command: str) -> None:
+    def __init__(self, config: Path, admin: str, *command: str, before: Sequence[str] = ()) -> None:
+        """before: a program and its arguments, which starts the rest of the command line in its own place."""
         self.config = config
         self.admin = admin
         self.output = config.parent / "output.log"
-        self._command = [sys.executable, "-m", "gateway", *(command or ("run",)), "-c", str(config)]
+        self._command = [*before, sys.executable, "-m", "gateway", *(command or ("run",)), "-c", str(config)]
         self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self, probe: str = "/health/ready") -> None:
@@ -68,6 +77,16 @@ class GatewayProcess:
                 return answer.status == 200
         except aiohttp.ClientError:
             return False
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def workers(self) -> dict[str, int]:
+        """Process ids of those that serve now, by the worker's number, the newest of each."""
+        alive = {int(line["pid"]): line["worker"] for line in self.logged("worker started") if is_alive(line["pid"])}
+        return {name: pid for pid, name in alive.items()}
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
@@ -100,8 +119,8 @@ class GatewayProcess:
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """Its log, where that is JSON."""
-        return [json.loads(line) for line in self.text.splitlines() if line.startswith("{")]
+        """Its log, where that is JSON. A line that is just being written is not whole yet."""
+        return [json.loads(line) for line in self.text.splitlines(keepends=True) if line.startswith("{") and line.endswith("\n")]
 
     def logged(self, event: str, **fields: Any) -> list[dict[str, Any]]:
         """Lines of one event with these fields."""
@@ -140,7 +159,9 @@ class Outside(Running):
 
 
 @asynccontextmanager
-async def outside(folder: Path, *, start: bool = True, **changes: Any) -> AsyncIterator[Outside]:
+async def outside(
+    folder: Path, *, start: bool = True, command: Sequence[str] = (), before: Sequence[str] = (), **changes: Any
+) -> AsyncIterator[Outside]:
     """Demo app and mail server in this process, the gateway in another. changes: top-level keys of gateway.yaml."""
     runner = await start_app("127.0.0.1", 0)
     app_port, port, admin_port = runner.addresses[0][1], free_port(), free_port()
@@ -150,7 +171,7 @@ async def outside(folder: Path, *, start: bool = True, **changes: Any) -> AsyncI
     changes = {"mail": mail, "log": {"format": "json"}, **changes}
     path = demo_config(folder, app_port=app_port, port=port, admin_port=admin_port, **changes)
     base, admin = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin_port}"
-    process = GatewayProcess(path, admin)
+    process = GatewayProcess(path, admin, *command, before=before)
     found = Outside(cast("GatewayApp", None), base, admin, f"http://127.0.0.1:{app_port}", path, None, process=process, inbox=inbox)
     try:
         if start:

@@ -9,6 +9,7 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import cast
 
 PATIENCE = 10.0  # seconds after which a test that waits for bytes fails
 
@@ -138,9 +139,7 @@ class RawPeer:
 
     def pause(self) -> None:
         """Read nothing more from the socket."""
-        transport = self.writer.transport
-        assert isinstance(transport, asyncio.Transport)
-        transport.pause_reading()
+        cast("asyncio.Transport", self.writer.transport).pause_reading()  # uvloop's is not registered as one
 
     async def close(self) -> None:
         self.writer.close()
