@@ -156,7 +156,7 @@ class Connection(RequestHandler):
                 self._refuse_here(400, "the request head broke off")
             return False
         if body is not None and not body.is_eof():
-            if self._current_request is not None:  # else its answer is out, and the rest is only read away
+            if self._current_request is not None or self.serving < self._seen:  # else its answer is out, and the rest is only read away
                 body.set_exception(RequestPayloadError("the body broke off"))
             body.feed_eof()  # nobody shall wait for the rest
         return True
