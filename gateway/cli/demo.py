@@ -48,7 +48,7 @@ def demo(config: Path, app_only: bool, port: int | None) -> None:
         raise click.UsageError(f"--port goes with --app-only; with the gateway, the app stands where {config} has its upstream.")
     loaded = loaded_or_exit(config)
     configure(loaded.spec.log)
-    run(_demo(config, loaded))
+    run(_demo(config, loaded), tls=loaded.spec.tls is not None)
 
 
 async def _started(port: int) -> AppRunner:

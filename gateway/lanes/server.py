@@ -269,7 +269,11 @@ async def serve(
     `reason` never quotes the client's bytes. `on_cut(reason)` hears of every connection that ends without an answer."""
     loop = asyncio.get_running_loop()
     listener = Listener(handler, limits, on_bad_request, fast, on_cut)
-    factory = listener if ssl_context is None else partial(Handshake, listener, ssl_context, limits.head_timeout)
+    factory: Any = listener
     where: dict[str, Any] = {"host": host, "port": port} if sock is None else {"sock": sock}
+    if ssl_context is not None and isinstance(loop, asyncio.BaseEventLoop):
+        factory = partial(Handshake, listener, ssl_context, limits.head_timeout)
+    elif ssl_context is not None:  # uvloop reads before `start_tls` is called: it speaks TLS itself, and handshakes are not counted
+        where |= {"ssl": ssl_context, "ssl_handshake_timeout": limits.head_timeout}
     server = await loop.create_server(factory, backlog=1024, **where)
     return RunningServer(listener, server)

@@ -81,7 +81,7 @@ def live(birth: Birth) -> NoReturn:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         birth.metrics.join(birth.counts)
         configure(birth.loaded.spec.log, worker=None if birth.admin else birth.name)
-        code = run(_live(birth))
+        code = run(_live(birth), tls=birth.loaded.spec.tls is not None)
     except BaseException:
         log.exception("unhandled fault")
     finally:
