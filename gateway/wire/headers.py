@@ -140,6 +140,10 @@ class Rewrite:
     cookie_domain: str | None = None
 
 
+PRIVATE = b"private, no-cache"
+"""`Cache-Control` of what a rule protects, unless the upstream says stricter."""
+
+
 def response_for_client(
     headers: Headers, *, gated: bool, names: tuple[bytes, ...] = (), rewrite: Rewrite | None = None, added: Headers = ()
 ) -> Headers:
@@ -151,7 +155,7 @@ def response_for_client(
     """
     keys = header_keys(names or lowered(headers))
     removed = _removed_by_connection(headers, keys)
-    private = gated and not _strict_enough(headers)
+    private = gated and not strict_enough(headers)
     out: list[tuple[bytes, bytes]] = []
     cached = False
     for (name, value), key in zip(headers, keys, strict=True):
@@ -168,16 +172,16 @@ def response_for_client(
             continue
         elif private and key == b"cache-control":
             if not cached:
-                out.append((name, b"private, no-cache"))
+                out.append((name, PRIVATE))
             cached = True
         else:
             out.append((name, value))
     if private and not cached:
-        out.append((b"Cache-Control", b"private, no-cache"))
+        out.append((b"Cache-Control", PRIVATE))
     return (*out, *added)
 
 
-def _strict_enough(headers: Headers) -> bool:
+def strict_enough(headers: Headers) -> bool:
     """`no-store`, or `private` with `no-cache`; the forms that name fields are weaker (RFC 9111 §5.2.2.4)."""
     values = b",".join(value for name, value in headers if name.lower() == b"cache-control")
     directives = {d.strip().lower() for d in values.split(b",")}

@@ -25,7 +25,7 @@ from gateway.lanes.connection import Connection, plain
 from gateway.lanes.duplex import Duplex
 from gateway.lanes.fast.known import Block, Place, Seen, Standing, Verdict, Way, ticketed
 from gateway.lanes.fast.lane import FastLane, written
-from gateway.lanes.fast.lines import CACHING, DROPPED, ORDINARY, UNUSUAL, classify, known, status, statuses
+from gateway.lanes.fast.lines import CACHING, DROPPED, ORDINARY, UNUSUAL, classify, known, made_private, private, status, statuses
 from gateway.lanes.faults import refusal
 from gateway.lanes.forward import IDEMPOTENT
 from gateway.lanes.reading import MAX_HEAD, BadAnswer, Reading, ResponseHead
@@ -231,9 +231,11 @@ class FastConnection(asyncio.Protocol):
         if place.free:
             verdict: Verdict | None = standing.free
         else:
-            verdict = standing.verdicts.get((method, target))
+            # A query that can name a method (`_method=DELETE`) is judged for itself.
+            simple = mark < 0 or not (b"%" in target or b"ethod" in target.lower())
+            verdict = standing.verdicts.get((method, path)) if simple else None
             if verdict is None or now >= verdict.until:
-                verdict = store.verdict(block, seen, place, standing, method, target, now)
+                verdict = store.verdict(block, seen, place, standing, method, target, now, kept=simple)
         if verdict is None or (verdict.relied and not store.fresh(now)):
             self._hand_over(data)
             return
@@ -503,6 +505,7 @@ class FastConnection(asyncio.Protocol):
             return
         length = -1
         dropped = False
+        caching: bytes | None = None
         del lines[0]
         for line in lines:
             kind = known.get(line)
@@ -514,7 +517,9 @@ class FastConnection(asyncio.Protocol):
                 length = kind
             elif kind == DROPPED:
                 dropped = True
-            elif kind != CACHING or gated:
+            elif kind == CACHING and caching is None:
+                caching = line
+            else:
                 self._read(data)
                 return
         if length < 0:
@@ -534,8 +539,10 @@ class FastConnection(asyncio.Protocol):
             self._broke(UpstreamBroke(f"{connection.endpoint.url}: llhttp: {type(error).__name__}"))
             return
         if dropped or gated or self._last:
+            if gated and caching is not None:
+                lines[lines.index(caching)] = private.get(caching) or made_private(caching)
             head = b"\r\n".join([first, *[line for line in lines if known.get(line) != DROPPED]])
-            extra = (_PRIVATE if gated else b"") + (_CLOSE if self._last else b"")
+            extra = (_PRIVATE if gated and caching is None else b"") + (_CLOSE if self._last else b"")
             data = b"".join((head, b"\r\n", extra, b"\r\n", data[end + 4 :]))
         self._started = True
         self._transport.write(data)

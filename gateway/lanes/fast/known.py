@@ -250,9 +250,10 @@ class Known:
         return made
 
     def verdict(
-        self, block: Block, seen: Seen, place: Place, standing: Standing, method: bytes, target: bytes, now: float
+        self, block: Block, seen: Seen, place: Place, standing: Standing, method: bytes, target: bytes, now: float, *, kept: bool
     ) -> Verdict | None:
-        """An Allow, else None. One that holds for a while is kept; `shadow` rules want to be told of each request."""
+        """An Allow, else None. One that holds for a while is kept; `shadow` rules want to be told of each request. kept: the verdict
+        is the same whatever the query, where no rule looks at it."""
         way = place.way
         assert way is not None, "the caller has asked"  # noqa: S101 -- tells mypy
         head = self.head(block, seen, method.decode("ascii"), _target(target, place.readings))
@@ -276,10 +277,10 @@ class Known:
         told = self._trail.decided(upstream=way.name, decision="allow", rules=decision.rules, reason=who.note, subject=who.subject.id)
         until = min([until, *_ends(place.rules, judged, now)])
         made = Verdict(judged, tail, told, until, gated=gated, relied=decision.relied_on_pass)
-        if place.steady and b"?" not in target:
+        if place.steady and kept:
             if len(standing.verdicts) >= MOST_VERDICTS:
                 standing.verdicts.clear()
-            standing.verdicts[method, target] = made
+            standing.verdicts[method, target.partition(b"?")[0]] = made
         return made
 
     # -- odds ---------------------------------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from gateway.wire.headers import PRIVATE, strict_enough
+
 ORDINARY = -1  # passes as it is; of a status line: an answer that has a body
 DROPPED = -2  # hop-by-hop, and says nothing
 CACHING = -3  # passes, unless the answer is gated
@@ -28,6 +30,7 @@ _SPECIAL = frozenset({
 _HARMLESS = frozenset({(b"connection", b"keep-alive"), (b"proxy-connection", b"keep-alive")})
 
 known: dict[bytes, int] = {}
+private: dict[bytes, bytes] = {}  # what becomes of a CACHING line where the answer is gated
 statuses: dict[bytes, int] = {}
 
 
@@ -55,6 +58,17 @@ def _classify(line: bytes) -> int:
     if name in _SPECIAL or name.endswith(b"cdn-cache-control") or b": " not in line[: len(name) + 2]:
         return UNUSUAL
     return ORDINARY
+
+
+def made_private(line: bytes) -> bytes:
+    """What becomes of a line that is CACHING, and the only one of its answer, where that is gated. Remembers it in `private`."""
+    name, _, value = line.partition(b": ")
+    found = line if strict_enough(((name, value),)) else b"%b: %b" % (name, PRIVATE)
+    if len(line) <= LONGEST:
+        if len(private) >= MOST:
+            private.clear()
+        private[line] = found
+    return found
 
 
 def status(line: bytes) -> int:
