@@ -35,6 +35,7 @@ from gateway.flow.visit import Door
 from gateway.lanes.body import read_body
 from gateway.lanes.errand import errand
 from gateway.lanes.fast import FastConnection, FastLane
+from gateway.lanes.fast.asking import Asking, AskingConnection
 from gateway.lanes.fast.known import Known
 from gateway.lanes.forward_auth import ForwardAuth, integrations
 from gateway.lanes.heads import Entrance
@@ -47,7 +48,7 @@ from gateway.lanes.ticket import Tickets
 from gateway.lanes.tunnels import Tunnels
 from gateway.settings.load import Loaded
 from gateway.spec.base import parse_address
-from gateway.spec.sections import GatewaySpec
+from gateway.spec.sections import GatewaySpec, LimitsSpec
 from gateway.stores import keyring
 from gateway.stores.entropy import SystemEntropy
 from gateway.stores.factory import StateBackend, open_state, resolve_url
@@ -234,10 +235,16 @@ class GatewayApp:
             with listening(key, host, port):
                 server = await serve(
                     self.forward_auth.listener(name), host=host, port=port, ssl_context=None, limits=limits,
-                    on_bad_request=self._bad_request, sock=sock,
+                    on_bad_request=self._bad_request, sock=sock, fast=self._asked_fast(name, limits),
                 )  # fmt: skip
             self.forward_auth_listeners[name] = server
             self._held.push_async_callback(self._close_listener, server)
+
+    def _asked_fast(self, name: str, limits: LimitsSpec) -> FastLane | None:
+        if self.fast is None:
+            return None
+        asking = Asking(self.forward_auth.proxies[name], self._premises, self.fast.known)
+        return self.fast.beside(limits, partial(AskingConnection, asking=asking))
 
     async def _close_listener(self, server: RunningServer) -> None:
         await server.close(self._drain)
@@ -368,7 +375,7 @@ class GatewayApp:
             own_pages=self.site.handle, trail=self.trail, entropy=self.entropy, guessing=self.guessing, clock=self.clock,
             limits=spec.limits, rules=lambda: self.live.rules,
         )  # fmt: skip
-        premises = Premises(
+        premises = self._premises = Premises(
             origins=spec.public_url, trusted=self._trusted, prefix=spec.prefix.encode("ascii"),
             continue_path=spec.continue_path.encode("ascii"), ticket=TICKET_PARAMETER, longest=spec.limits.request_line,
         )  # fmt: skip

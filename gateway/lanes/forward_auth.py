@@ -50,7 +50,7 @@ class ForwardAuth:
         limits: LimitsSpec,
     ) -> None:  # fmt: skip
         self._lane = lane
-        self._proxies = {each.name: each for each in proxies}
+        self.proxies = {each.name: each for each in proxies}
         self._with_secret = tuple(each for each in proxies if each.secret is not None)
         self._premises = premises
         self._relay = relay
@@ -70,7 +70,7 @@ class ForwardAuth:
 
     def listener(self, name: str) -> Handler:
         """For the listener of one proxy's own."""
-        proxy = self._proxies[name]
+        proxy = self.proxies[name]
 
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
             return await self._answer(request, proxy)

@@ -99,6 +99,11 @@ class Refused:
     private: str
 
 
+def target_source(dialect: Dialect) -> bytes | None:
+    """The header, lower-case, that names the original request's target; None: the auth request's own target does."""
+    return _SOURCES[dialect].target
+
+
 def integration_of(integrations: Sequence[Integration], target: bytes, headers: Headers) -> Integration | None:
     """Which proxy asks on the public listener; None where nobody does who proves it: then the path is like any unknown one of ours."""
     if not integrations:

@@ -152,6 +152,10 @@ class FastConnection(asyncio.Protocol):
         try:
             if self._state != IDLE:
                 self._more(data)
+            elif self._full:  # answers wait to be read: no further one is made
+                self._ahead += data
+                if len(self._ahead) > _MOST_AHEAD:
+                    self._pause()
             elif self._ahead:
                 self._begin(self._ahead + data)
             else:

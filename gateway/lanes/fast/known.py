@@ -89,11 +89,12 @@ class Place:
 class Verdict:
     """An Allow. tail: the last bytes of the head that goes up. until: seconds since the epoch."""
 
-    __slots__ = ("gated", "judged", "relied", "tail", "told", "until")
+    __slots__ = ("answers", "gated", "relied", "tail", "token", "told", "until")
 
-    def __init__(self, judged: Judged | None, tail: bytes, told: Decided, until: float, *, gated: bool, relied: bool) -> None:
-        self.judged = judged
-        self.tail = tail
+    def __init__(self, token: bytes, told: Decided, until: float, *, gated: bool, relied: bool) -> None:
+        self.token = token
+        self.tail = b"%b: %b\r\n\r\n" % (TOKEN_HEADER, token) if token else b"\r\n"
+        self.answers: dict[object, bytes] = {}  # to proxies that ask, by what they ask
         self.told = told
         self.until = until
         self.gated = gated
@@ -103,9 +104,10 @@ class Verdict:
 class Standing:
     """Who asks, and the header fields that go up. until: seconds since the epoch; due: when the pass is to be dated anew."""
 
-    __slots__ = ("due", "fields", "free", "identified", "outs", "passing", "until", "verdicts")
+    __slots__ = ("due", "fields", "free", "identified", "outs", "passing", "until", "verdicts", "way")
 
-    def __init__(self, identified: Identified, until: float, due: float, fields: Headers, free: Verdict) -> None:
+    def __init__(self, way: Way, identified: Identified, until: float, due: float, fields: Headers, free: Verdict) -> None:
+        self.way = way
         self.identified = identified
         self.passing = identified.presented is not None
         self.until = until
@@ -158,6 +160,8 @@ class Known:
         self._places: dict[str, dict[bytes, Place]] = {}
         self._place_count = 0
         self._ways: dict[str, Way] = {}
+        self.generation = 0
+        """One more with each `forget`."""
 
     def forget(self) -> None:
         """Rules, routes, identity, upstreams or keys have changed."""
@@ -165,11 +169,12 @@ class Known:
         self._places = {}
         self._place_count = 0
         self._ways = {}
+        self.generation += 1
 
     # -- in the order in which a request is read ----------------------------------------------------------------------
 
-    def block(self, line: bytes, fields: bytes) -> Block | None:
-        """Read a head: its request line, and the fields with the empty line behind them."""
+    def block(self, line: bytes, fields: bytes, *, kept: bool = True) -> Block | None:
+        """Read a head: its request line, and the fields with the empty line behind them. kept: they may come again."""
         if _FIELDS.fullmatch(fields) is None or not _checked(line + b"\r\n" + fields):
             return None
         lines = fields.split(b"\r\n")[:-2]
@@ -185,7 +190,7 @@ class Known:
             return None
         connection = b",".join([value.lower() for name, value in headers if name.lower() == b"connection"]).split(b",")
         found = Block(headers, length=length, last=b"close" in [option.strip() for option in connection])
-        if len(fields) <= LONGEST_BLOCK:
+        if kept and len(fields) <= LONGEST_BLOCK:
             if len(self.blocks) >= MOST_BLOCKS:
                 for old in list(self.blocks)[: MOST_BLOCKS // 4]:
                     del self.blocks[old]
@@ -199,8 +204,11 @@ class Known:
             return None
         if len(block.seen) >= MOST_PEERS:
             block.seen.clear()
-        found = block.seen[peer] = Seen(located, self._places.setdefault(located.origin, {}))
+        found = block.seen[peer] = self.seen(located)
         return found
+
+    def seen(self, located: Located) -> Seen:
+        return Seen(located, self._places.setdefault(located.origin, {}))
 
     def place(self, seen: Seen, path: bytes) -> Place | None:
         """What there is at a path. None where it has no safe readings."""
@@ -245,7 +253,7 @@ class Known:
         due = self._passes.due_at(identified.holder)
         fields = upstream_fields(head, identified, way.upstream, way.source, trusted=seen.located.trusted)
         told = self._trail.decided(upstream=way.name, decision="allow", rules=(), reason=identified.note, subject=identified.subject.id)
-        made = Standing(identified, until, due, fields, Verdict(None, b"\r\n", told, inf, gated=False, relied=False))
+        made = Standing(way, identified, until, due, fields, Verdict(b"", told, inf, gated=False, relied=False))
         seen.standings[way] = made
         return made
 
@@ -265,18 +273,17 @@ class Known:
         if not isinstance(decision, Allow) or decision.shadow:
             return None
         gated = decision.by_pass or decision.relied_on_pass
-        tail, until = b"\r\n", inf
+        token, until = "", inf
         if gated and decision.steps:
             identified, proofs = standing.identified, judged.facts.proofs
             shown = {step: proofs[step] for step in decision.steps}
             token, until = self._issuer.lasting_token(
                 identified.holder, identified.subject, shown, origin=head.origin, upstream=way.name, now=now
             )
-            tail = b"%b: %b\r\n\r\n" % (TOKEN_HEADER, token.encode("ascii"))
         who = standing.identified
         told = self._trail.decided(upstream=way.name, decision="allow", rules=decision.rules, reason=who.note, subject=who.subject.id)
         until = min([until, *_ends(place.rules, judged, now)])
-        made = Verdict(judged, tail, told, until, gated=gated, relied=decision.relied_on_pass)
+        made = Verdict(token.encode("ascii"), told, until, gated=gated, relied=decision.relied_on_pass)
         if place.steady and kept:
             if len(standing.verdicts) >= MOST_VERDICTS:
                 standing.verdicts.clear()

@@ -50,6 +50,13 @@ class FastLane:
             self._ids = [text[start : start + 12] for start in range(0, len(text), 12)]
         return self._ids.pop()
 
+    def beside(self, limits: LimitsSpec, make: Callable[[FastLane, Listener], FastConnection]) -> FastLane:
+        """The same for another listener: what is known is one."""
+        return FastLane(
+            known=self.known, sessions=self.sessions, answers=self.answers, trail=self.trail, entropy=self._entropy, clock=self.clock,
+            limits=limits, make=make,
+        )  # fmt: skip
+
     def connection(self, listener: Listener) -> FastConnection:
         """A protocol for a new connection."""
         return self._make(self, listener)
