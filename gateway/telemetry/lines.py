@@ -23,6 +23,7 @@ class Lines:
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._waiting: list[str] = []
+        self._size = 0
         self._due = False
 
     def write(self, text: str) -> None:
@@ -37,6 +38,10 @@ class Lines:
 
     def later(self, line: str) -> None:
         """A whole line, its end included, that may wait. Only inside a running loop."""
+        self._size += len(line)
+        if self._size > MOST:  # now and then a little, rather than much at once
+            self.settle()
+            self._size = len(line)
         self._waiting.append(line)
         if not self._due:
             self._due = True
@@ -44,7 +49,7 @@ class Lines:
 
     def settle(self) -> None:
         """Write what waits."""
-        lines, self._waiting = self._waiting, []
+        lines, self._waiting, self._size = self._waiting, [], 0
         piece: list[str] = []
         size = 0
         for line in lines:
