@@ -18,7 +18,7 @@ import structlog
 from aiohttp import web
 
 from gateway.app.live import Live, make_live
-from gateway.app.part import ADMIN, FIXED, PUBLIC, WHOLE, Part
+from gateway.app.part import ADMIN, FIXED, PUBLIC, WHOLE, Part, forward_auth_key, listeners
 from gateway.app.registry import STEP_FOLDERS
 from gateway.errors import StartRefused, StoreTooNew, StoreUnavailable
 from gateway.flow.cookies import PassCookies
@@ -27,7 +27,7 @@ from gateway.flow.guessing import Guessing
 from gateway.flow.issuer import Issuer
 from gateway.flow.ports import Mailer
 from gateway.flow.progress import Progress
-from gateway.flow.repository import Transactions
+from gateway.flow.repository import TICKET_PARAMETER, Transactions
 from gateway.flow.sessions import Sessions
 from gateway.flow.step import Services
 from gateway.flow.visit import Door
@@ -35,6 +35,7 @@ from gateway.lanes.body import read_body
 from gateway.lanes.errand import errand
 from gateway.lanes.fast import FastConnection, FastLane
 from gateway.lanes.fast.known import Known
+from gateway.lanes.forward_auth import ForwardAuth, integrations
 from gateway.lanes.heads import Entrance
 from gateway.lanes.listening import listening, renew_certificate, tls_context
 from gateway.lanes.relay import Relay, Upstream
@@ -42,6 +43,7 @@ from gateway.lanes.server import RunningServer, serve
 from gateway.lanes.slow import SlowLane
 from gateway.lanes.suspend import Paths, Suspender
 from gateway.lanes.ticket import Tickets
+from gateway.lanes.tunnels import Tunnels
 from gateway.settings.load import Loaded
 from gateway.spec.base import parse_address
 from gateway.spec.sections import GatewaySpec
@@ -50,7 +52,7 @@ from gateway.stores.entropy import SystemEntropy
 from gateway.stores.factory import StateBackend, open_state, resolve_url
 from gateway.stores.fingerprint import claim_key
 from gateway.stores.mail import MemoryMailbox, SmtpMailer
-from gateway.stores.records import SqlRecords, open_records
+from gateway.stores.records import SqliteRecords, open_records
 from gateway.stores.revocations import RevocationFeed
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.trail import Telemetry
@@ -62,6 +64,7 @@ from gateway.web.resume import Resume
 from gateway.web.site import Site
 from gateway.web.static import Static
 from gateway.web.transaction import TransactionPages
+from gateway.wire.forward_auth import Premises
 from gateway.wire.forwarding import Networks, parse_networks
 from gateway.wire.head import Headers, RequestHead
 from gateway.wire.headers import request_for_upstream
@@ -86,11 +89,12 @@ class GatewayApp:
         self.mailbox: MemoryMailbox | None = None
         self.public: RunningServer
         self.admin_port = 0
+        self.forward_auth_listeners: dict[str, RunningServer] = {}
         self._held = AsyncExitStack()
         self._drain = 0.0
         self._part = WHOLE
-        self._publics: list[RunningServer] = []
-        self.records: SqlRecords
+        self._shown_pools: set[tuple[str, str, str]] = set()
+        self.records: SqliteRecords
         self.vault: KeyVault
         self.keys: keyring.KeyFile
         self._began: GatewaySpec
@@ -165,9 +169,9 @@ class GatewayApp:
         """What is opened is put on `_held` at once, so that a start that fails halfway leaves nothing behind. The public listener comes
         last, and so ends first: nothing is served before everything stands, and what is being served has all that it needs."""
         spec = self._began = loaded.spec
-        host, port = parse_address(listen or spec.listen)
-        admin = parse_address(admin_listen or spec.admin.listen)
-        self._refuse_unsafe(spec, demo=demo, hosts=(host, admin[0]))
+        where = listeners(spec, listen)
+        admin = parse_address(admin_listen) if admin_listen is not None else where[ADMIN]
+        self._refuse_unsafe(spec, demo=demo, hosts=(admin[0], *(host for key, (host, _) in where.items() if key != ADMIN)))
         part = self._part
         self._tls = part.tls if part.tls is not None or spec.tls is None else tls_context(spec.tls)
         key_file = Path(spec.secrets.key_file)
@@ -192,28 +196,37 @@ class GatewayApp:
             await self._start_admin(spec, *admin)
         if part.public:
             self._held.push_async_callback(self.tickets.drain)
-            await self._start_public(spec, host, port)
+            for name in spec.forward_auth:
+                key = forward_auth_key(name)
+                if key in where:
+                    await self._start_forward_auth(name, key, *where[key], spec)
+            await self._start_public(spec, *where[PUBLIC])
 
     async def _start_public(self, spec: GatewaySpec, host: str, port: int) -> None:
         """On the sockets that we were given, else on one made here."""
-        given = self._part.sockets.get(PUBLIC, ())
-        limits = self._part.limits(spec.limits, len(given) or 1)
+        with listening(PUBLIC, host, port):
+            self.public = await serve(
+                self.forward_auth.public, host=host, port=port, ssl_context=self._tls, limits=self._part.limits(spec.limits),
+                on_bad_request=self._bad_request, on_cut=self.metrics.cut, socks=self._part.sockets.get(PUBLIC, ()), fast=self.fast,
+            )  # fmt: skip
         self._held.push_async_callback(self._close_public)
-        for sock in given or (None,):
-            with listening(PUBLIC, host, port):
-                server = await serve(
-                    self.lane.handle,
-                    host=host,
-                    port=port,
-                    ssl_context=self._tls,
-                    limits=limits,
-                    on_bad_request=self._bad_request,
-                    sock=sock,
-                    fast=self.fast,
-                )
-            self._publics.append(server)
-        self.public = self._publics[0]
         self.metrics.workers.set(1)
+
+    async def _start_forward_auth(self, name: str, key: str, host: str, port: int, spec: GatewaySpec) -> None:
+        # All connections are of one address there: the proxy's.
+        limits = self._part.limits(spec.limits)
+        limits = limits.model_copy(update={"max_connections_per_address": limits.max_connections})
+        with listening(key, host, port):
+            server = await serve(
+                self.forward_auth.listener(name), host=host, port=port, ssl_context=None, limits=limits,
+                on_bad_request=self._bad_request, socks=self._part.sockets.get(key, ()),
+            )  # fmt: skip
+        self.forward_auth_listeners[name] = server
+
+        async def close() -> None:
+            await server.close(self._drain)
+
+        self._held.push_async_callback(close)
 
     def _adopt(self, ring: Keyring) -> None:
         self.vault.adopt(ring)
@@ -225,12 +238,7 @@ class GatewayApp:
             self.fast.known.forget()
 
     async def _close_public(self) -> None:
-        await asyncio.gather(*(server.close(self._drain) for server in self._publics))
-
-    @property
-    def connections(self) -> int:
-        """Open client connections of this process."""
-        return sum(server.connections for server in self._publics)
+        await self.public.close(self._drain)
 
     async def _close_pools(self) -> None:
         for upstream in self.live.upstreams.values():
@@ -328,6 +336,7 @@ class GatewayApp:
         relay = Relay(
             upstreams=lambda: self.live.upstreams, sessions=self.sessions, issuer=self.issuer, transactions=self.transactions,
             answers=answers, limits=spec.limits, trusted=self._trusted,
+            tunnels=Tunnels(self.feed, spec.passes, lambda: self.live.rules, self.clock),
         )  # fmt: skip
         self.tickets = Tickets(
             transactions=self.transactions, door=self.door, gate=self.gate, relay=relay, answers=answers, trail=self.trail,
@@ -339,6 +348,15 @@ class GatewayApp:
             door=self.door, transactions=self.transactions, suspender=suspender, tickets=self.tickets, relay=relay, answers=answers,
             own_pages=self.site.handle, trail=self.trail, entropy=self.entropy, guessing=self.guessing, clock=self.clock,
             limits=spec.limits, rules=lambda: self.live.rules,
+        )  # fmt: skip
+        premises = Premises(
+            origins=spec.public_url, trusted=self._trusted, prefix=spec.prefix.encode("ascii"),
+            continue_path=spec.continue_path.encode("ascii"), ticket=TICKET_PARAMETER, longest=spec.limits.request_line,
+        )  # fmt: skip
+        self.forward_auth = ForwardAuth(
+            lane=self.lane, proxies=integrations(spec.forward_auth, spec.prefix), premises=premises, relay=relay, sessions=self.sessions,
+            passes=self.passes, upstreams=lambda: self.live.upstreams, answers=answers, trail=self.trail, entropy=self.entropy,
+            clock=self.clock, limits=spec.limits,
         )  # fmt: skip
         self.fast = None
         if spec.lane == "auto":
@@ -367,7 +385,10 @@ class GatewayApp:
 
     def _make(self, loaded: Loaded, before: dict[str, Upstream]) -> Live:
         services = Services(state=self.state, records=self.records, vault=self.vault, entropy=self.entropy, mailer=self._mailer)
-        return make_live(loaded, before, services=services, static=self.static, trusted=self._trusted, mailbox_url=self._mailbox_url)
+        return make_live(
+            loaded, before, services=services, static=self.static, trusted=self._trusted, mailbox_url=self._mailbox_url,
+            traffic=self.metrics.traffic,
+        )  # fmt: skip
 
     async def _errand(self, upstream: str, path: str, head: RequestHead, cookies: tuple[tuple[str, str], ...]) -> Headers:
         """A GET in the user's name, with these cookies and nothing else of theirs."""
@@ -417,11 +438,35 @@ class GatewayApp:
 
     def settle(self) -> None:
         """What is counted on the side becomes metrics. To be called before they are read."""
-        self.metrics.connections.set(self.connections)
+        self.settle_counts()
+        for state, count in self.public.states().items():
+            self.metrics.connections.labels(state).set(count)
+        pools: dict[tuple[str, str, str], int] = {}
+        for name, upstream in self.live.upstreams.items():
+            self.metrics.waiting.labels(name).set(upstream.pool.waiting)
+            for site in upstream.pool.status():
+                url = site.url.partition("://")[2]
+                pools[name, url, "idle"] = site.idle
+                pools[name, url, "active"] = site.open - site.idle
+        for labels, count in pools.items():
+            self.metrics.pools.labels(*labels).set(count)
+        # First to none: where several processes count, what is removed here alone would be remembered there.
+        for labels in self._shown_pools - pools.keys():
+            self.metrics.pools.labels(*labels).set(0)
+            self.metrics.pools.remove(*labels)
+        for name in {labels[0] for labels in self._shown_pools} - self.live.upstreams.keys():
+            self.metrics.waiting.labels(name).set(0)
+            self.metrics.waiting.remove(name)
+        self._shown_pools = set(pools)
+
+    def settle_counts(self) -> None:
+        """The part of `settle` that a death would lose; it costs next to nothing."""
         self.trail.settle()
+        if self._part.settled is not None:
+            self._part.settled(self.metrics)
 
     def _bad_request(self, status: int, reason: str) -> None:
-        self.trail.event("refused", kind=f"malformed {status}", reason=reason[:200])
+        self.trail.event("refused", kind="head_timeout" if status == 408 else f"malformed {status}", reason=reason[:200])
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -45,10 +45,10 @@ class Sent(StreamResponse):
         return None
 
 
-def plain(status: int, text: str) -> bytes:
-    """A whole tiny answer that ends the connection."""
+def plain(status: int, text: str, *more: str) -> bytes:
+    """A whole tiny answer that ends the connection; `more` are further header lines."""
     body = text.encode() + b"\n"
-    fields = ("Content-Type: text/plain; charset=utf-8", f"Content-Length: {len(body)}", "Connection: close")
+    fields = ("Content-Type: text/plain; charset=utf-8", f"Content-Length: {len(body)}", "Connection: close", *more)
     return "\r\n".join((f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *fields, "", "")).encode("ascii") + body
 
 
@@ -58,6 +58,12 @@ def _reason(error: Exception) -> str:
     if (said := _SAID_BY_LLHTTP.match(text)) is not None:
         return said[1]
     return text if text == _TOO_MANY or text.startswith(("Duplicate '", "Missing 'Host'")) else type(error).__name__
+
+
+def peer_address(transport: asyncio.BaseTransport) -> str:
+    """The client's address; "" where it is gone already."""
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if peer else ""
 
 
 def connection_of(request: BaseRequest) -> Connection:
@@ -104,18 +110,21 @@ class Connection(RequestHandler):
         self._trailer_possible = False
         self._last_bytes = b""
         self.serving = 0  # number of the request in hand, from 1
+        self.began = 0.0  # when it began to be served, by the loop's clock
         self._writable = asyncio.Event()
         self._writable.set()
         self.on_lost: Callable[[], None] | None = None
         self.answering = False  # bytes of the present answer are out
+        self._half_closed = False  # the client has ended its side
+        self._tunnel = False
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        peer = transport.get_extra_info("peername")
-        address = str(peer[0]) if peer else ""
+        address = peer_address(transport)
         if self.front is None and not self._listener.admit(address):
-            cast("asyncio.Transport", transport).abort()  # a stream server makes no other kind, but uvloop's is not registered as one
+            self._force_close = True  # nothing of it is read
+            self._listener.turn_away(cast("asyncio.Transport", transport))
             return
         self._address = address if self.front is None else None
         super().connection_made(transport)
@@ -129,19 +138,40 @@ class Connection(RequestHandler):
             self.front.lost()
         self._stop_head_timer()
         self._writable.set()
-        super().connection_lost(exc)
-        if self.on_lost is not None:
-            self.on_lost()
+        try:
+            super().connection_lost(exc)
+        finally:
+            if self.on_lost is not None:
+                self.on_lost()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp keeps no connection open for its answer
+        """The client has ended its side, or is gone: TCP says the same of both. What was asked for in full is answered, then the
+        connection ends; what broke off is refused. Over TLS there is no half-open state: the connection ends at once."""
+        transport, body = self.transport, self._open_payload
+        if transport is None or not transport.can_write_eof():
+            return False
+        self._half_closed = True
+        if self._waiter is not None and not self._messages:
+            if self._head_begun:
+                self._refuse_here(400, "the request head broke off")
+            return False
+        if body is not None and not body.is_eof():
+            body.set_exception(RequestPayloadError("the body broke off"))
+            body.feed_eof()  # nobody shall wait for the rest
+        return True
 
     def data_received(self, data: bytes) -> None:
         if self.front is not None and self._resting and data:
             self._park()
             self.front.regain(data, full=self._paused)
             return
-        self.take(data)
+        self._read(data, handed=False)
 
     def take(self, data: bytes) -> None:
-        """Bytes that are this lane's to serve."""
+        """The beginning of a request that is this lane's to serve."""
+        self._read(data, handed=True)
+
+    def _read(self, data: bytes, *, handed: bool) -> None:
         before = len(self._messages)
         try:
             super().data_received(data)
@@ -152,7 +182,7 @@ class Connection(RequestHandler):
             self._stop_head_timer()
             for message, payload in list(self._messages)[before:]:
                 self._note(message, payload)
-        elif data and self._waiter is not None and not self._upgraded:
+        elif data and (handed or self._waiter is not None) and not self._upgraded:
             self._head_begun = True
             if self._head_timer is None:
                 self._head_timer = self._loop.call_later(self._limits.head_timeout, self._head_expired)
@@ -179,6 +209,13 @@ class Connection(RequestHandler):
         super().resume_writing()
         self._writable.set()
 
+    @property
+    def state(self) -> str:
+        """`tunnel`, `active` (a request is in hand) or `idle`."""
+        if self._tunnel:
+            return "tunnel"
+        return "idle" if self._waiter is not None and not self._messages else "active"
+
     # beside the fast lane
 
     @property
@@ -187,7 +224,8 @@ class Connection(RequestHandler):
         waiting = self._waiter is not None and not self._waiter.done() and not self._messages
         if not waiting or self._head_begun or self._upgraded or self._buffer_paused or self._trailer_possible or self._trusted is not None:
             return False
-        return self._streamed < _MAX_STREAMED and not (self._close or self._force_close)
+        # The parser keeps what came of the next head to itself; but no head that is begun and not whole ends like this.
+        return self._last_bytes.endswith(b"\r\n\r\n") and self._streamed < _MAX_STREAMED and not (self._close or self._force_close)
 
     def _park(self) -> None:
         """The connection goes to the fast lane: nothing here may close it meanwhile."""
@@ -212,7 +250,8 @@ class Connection(RequestHandler):
         last = self._trailer_possible and self.serving >= self._seen
         behind_a_trailer = last and self._open_payload is not None and self._open_payload.is_eof()
         worn = behind_a_trailer or self._streamed >= _MAX_STREAMED or (self._trusted is not None and self.serving >= self._trusted)
-        return worn or self._close or self._force_close
+        last_of_all = self._half_closed and self.serving >= self._seen
+        return worn or last_of_all or self._close or self._force_close
 
     @property
     def trusted(self) -> bool:
@@ -238,6 +277,7 @@ class Connection(RequestHandler):
                     await self._writable.wait()
             except TimeoutError as error:
                 if transport.get_write_buffer_size() >= unsent:
+                    self._listener.on_cut("slow_reader")
                     transport.abort()
                     raise ClientGone(f"the client read nothing for {timeout:g} s") from error
 
@@ -265,9 +305,12 @@ class Connection(RequestHandler):
         if transport is None:
             raise ClientGone("the connection is closed")
         behind, self._message_tail = self._message_tail, b""
+        self._tunnel = True
         duplex = Duplex()
         duplex.on_lost = self.connection_lost
         duplex.adopt(transport, behind, writing_paused=self._paused)
+        if self._half_closed:
+            duplex.eof_received()
         return duplex
 
     # refusals
@@ -300,6 +343,7 @@ class Connection(RequestHandler):
     def _head_expired(self) -> None:
         self._head_timer = None
         if not self._head_begun:  # a 408 nobody asked for could be taken for the answer to a request just being sent
+            self._listener.on_cut("unused")
             self.force_close()
             return
         self._refuse_here(408, f"the request head took longer than {self._limits.head_timeout:g} s")
@@ -314,7 +358,22 @@ class Connection(RequestHandler):
     def _bound_closing(self, transport: asyncio.Transport | None) -> None:
         """A closing transport first sends what is left: a client that does not read must not hold it."""
         if transport is not None and transport.is_closing() and transport.get_write_buffer_size():
-            self._loop.call_later(self._limits.write_idle_timeout, transport.abort)
+            self._loop.call_later(self._limits.write_idle_timeout, self._end_closing, transport)
+
+    def _end_closing(self, transport: asyncio.Transport) -> None:
+        if transport.get_write_buffer_size():
+            self._listener.on_cut("slow_reader")
+        transport.abort()
+
+    def _process_keepalive(self) -> None:
+        """Nothing was asked for so long. A head that has begun is given the time of a head."""
+        if self._head_begun:
+            self._keepalive_handle = None
+            return
+        before = self._force_close
+        super()._process_keepalive()
+        if self._force_close and not before:
+            self._listener.on_cut("keepalive")
 
     def _stop_head_timer(self) -> None:
         self._head_begun = False

@@ -48,8 +48,7 @@ class Duplex(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # create_connection makes no other kind, but uvloop's is not registered as one
-        self._transport = cast("asyncio.Transport", transport)
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no instance of it
 
     def data_received(self, data: bytes) -> None:
         if self.tap is not None:

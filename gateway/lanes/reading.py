@@ -22,6 +22,7 @@ MAX_HEAD = 64 * 1024  # bytes of an answer's head, of a chunk's header line, of 
 # RFC 9112 §4 and §5: no folded line, no bare LF, no control character. The next character is never ambiguous,
 # so this is linear on whatever an upstream sends.
 _HEAD = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9]) ([\t -~\x80-\xff]*)\r\n((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*\r\n)*)\r\n")
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 
 
@@ -99,7 +100,13 @@ class Reading:
             return None
         if not isinstance(event, h11.Response | h11.InformationalResponse):
             raise BadAnswer("closed without an answer")
+        if event.http_version not in (b"1.0", b"1.1"):
+            raise BadAnswer("not HTTP/1.0 or HTTP/1.1")
         fields = tuple((bytes(name), bytes(value)) for name, value in event.headers.raw_items())
+        if _CONTROL.search(b"".join([bytes(event.reason), *[value for _, value in fields]])):  # h11 takes most of them; RFC 9110 §5.5
+            raise BadAnswer("a control character in the head")
+        if sum(len(name) + len(value) + 4 for name, value in fields) > MAX_HEAD:  # h11 bounds only what it waits for
+            raise BadAnswer(f"a head of more than {MAX_HEAD} bytes")
         return ResponseHead(event.status_code, bytes(event.reason), fields, bytes(event.http_version), lowered(fields))
 
     def body(self) -> bytes | bytearray | None:

@@ -1,26 +1,22 @@
 """What every lane does with the same bytes: what the upstream gets, what the client gets, and whether the connection goes on.
 
-A lane is a way to start a whole gateway; a second one is a second entry in LANES. Bodies are compared without their chunk boundaries,
-heads to the byte.
+Bodies are compared without their chunk boundaries, heads to the
+byte.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from functools import partial
 
 import pytest
 import pytest_asyncio
 
-from tests.support.front import CHROME, FETCH, Front, fronting
+from tests.support.front import CHROME, FETCH, Front
+from tests.support.lanes import LANES
 from tests.support.raw import OK, RawHead, RawMessage, RawPeer, RawUpstream, raw_upstream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-Start = Callable[..., AbstractAsyncContextManager[Front]]
-LANES: Mapping[str, Start] = {"slow": partial(fronting, lane="slow"), "fast": partial(fronting, lane="auto")}
 
 DENIED = 451
 RULES = [

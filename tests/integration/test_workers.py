@@ -296,20 +296,48 @@ async def test_the_admin_listener_sums_what_all_workers_count(tmp_path: Path) ->
                     group.create_task(held(session, there.base))
 
             async def nine() -> bool:
-                return "stepup_client_connections 9.0" in await metrics(there)
+                return await unused(there) == 9
 
             await eventually(nine)
 
             async def none() -> bool:
-                return "stepup_client_connections 0.0" in await metrics(there)
+                return await unused(there) == 0
 
         await eventually(none)
+
+
+async def unused(there: Outside) -> float:
+    found = re.search(r'^stepup_client_connections\{state="idle"\} (\S+)$', await metrics(there), re.MULTILINE)
+    assert found
+    return float(found[1])
 
 
 async def held(session: aiohttp.ClientSession, base: str) -> None:
     async with session.get(base + "/.stepup/jwks.json") as answer:
         await answer.read()
         await asyncio.sleep(0.2)  # so that each gets a connection of its own; they stay open, unused
+
+
+async def test_what_the_lanes_count_on_the_side_is_summed_too_and_stays(tmp_path: Path) -> None:
+    async with outside(tmp_path, command=FOUR, lane="slow") as there:
+        for _ in range(20):
+            assert await fresh(there.base) == 200
+        workers = there.process.workers()
+
+        async def sums() -> bool:
+            text = await metrics(there)
+            buckets = [
+                float(n) for n in re.findall(r'^stepup_upstream_seconds_bucket\{le="[^"]+",upstream="bank"\} (\S+)$', text, re.MULTILINE)
+            ]
+            assert buckets == sorted(buckets)
+            answers = 'stepup_upstream_responses_total{status="2xx",upstream="bank"} 20.0' in text
+            return answers and buckets[-1] == 20 and 'stepup_upstream_seconds_count{upstream="bank"} 20.0' in text
+
+        await eventually(sums)
+        for pid in workers.values():
+            os.kill(pid, signal.SIGKILL)
+        await eventually(lambda: len(there.process.workers()) == 4 and not set(workers.values()) & set(there.process.workers().values()))
+        assert await sums()
 
 
 async def test_the_workers_share_the_bound_on_connections(tmp_path: Path) -> None:
@@ -324,7 +352,8 @@ async def test_the_workers_share_the_bound_on_connections(tmp_path: Path) -> Non
             return b""
 
         answers = Counter(await asyncio.gather(*(answer(reader) for reader, _ in opened)))
-        assert answers == {b"HTTP/1.1 200 OK\r\n": 8, b"": 56}
+        assert {line[:12] for line in answers} <= {b"HTTP/1.1 200", b"HTTP/1.1 503", b""}
+        assert answers[b"HTTP/1.1 200 OK\r\n"] == 8
         for _, writer in opened:
             writer.close()
 
