@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import stat
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ import aiohttp
 import pytest
 
 from tests.integration.test_cli_run import REFUSED, accepts, change, denying, slow_app
+from tests.support.certificates import Authority
 from tests.support.gateway import NAVIGATION, demo_config
 from tests.support.ports import free_port
 from tests.support.process import Outside, eventually, is_alive, outside, run_gateway
@@ -277,6 +279,32 @@ async def test_sighup_reloads_all_workers_and_no_request_fails_meanwhile(tmp_pat
         assert len({line["worker"] for line in there.process.logged("decision")}) == 4
 
 
+async def test_a_certificate_is_renewed_in_all_workers_and_a_broken_one_in_none_nor_in_later_ones(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    held = authority.issue("127.0.0.1")
+    tls = {"cert_file": held.cert_file, "key_file": held.key_file}
+    async with outside(tmp_path / "gateway", command=FOUR, tls=tls, public_url="https://127.0.0.1:1") as there:
+        address = ("127.0.0.1", int(there.base.rpartition(":")[2]))
+
+        async def shown() -> set[str]:
+            return {await asyncio.to_thread(ssl.get_server_certificate, address) for _ in range(16)}
+
+        one = Path(held.cert_file).read_text()
+        assert await shown() == {one}
+        authority.issue("127.0.0.1")  # into the same files
+        two = Path(held.cert_file).read_text()
+        there.process.signal(signal.SIGHUP)
+        await eventually(lambda: there.process.logged("reloaded"))
+        assert await shown() == {two} != {one}
+        Path(held.cert_file).write_text("none")
+        there.process.signal(signal.SIGHUP)
+        await eventually(lambda: [line for line in there.process.logged(REFUSED) if "tls:" in str(line)])
+        for pid in (workers := there.process.workers()).values():
+            os.kill(pid, signal.SIGKILL)
+        await eventually(lambda: len(there.process.workers()) == 4 and not set(workers.values()) & set(there.process.workers().values()))
+        assert await shown() == {two}
+
+
 # -- counts and bounds ---------------------------------------------------------------------------------------------------
 
 
@@ -285,7 +313,7 @@ async def test_the_admin_listener_sums_what_all_workers_count(tmp_path: Path) ->
         for _ in range(60):
             assert await fresh(there.base) == 200
         await eventually(lambda: decided_is(there, 60))
-        lines = there.process.logged("decision")
+        lines = await eventually(lambda: len(found) >= 60 and found if (found := there.process.logged("decision")) else None)
         assert len({line["worker"] for line in lines}) == 4
         assert len({line["request_id"] for line in lines}) == 60  # they do not share their randomness
         text = await metrics(there)

@@ -15,8 +15,8 @@ from gateway.errors import StartRefused
 from gateway.spec.sections import LimitsSpec
 from gateway.tokens.keys import Keyring, generate_private_pem, new_keyring, overlap, rotate
 from gateway.workers.notify import Notifier
+from gateway.workers.seats import LONGEST_PAUSE, pause
 from gateway.workers.sockets import Sockets, handed_over
-from gateway.workers.supervisor import LONGEST_PAUSE, _delay
 from tests.support.gateway import demo_config, read
 from tests.support.ports import free_port
 
@@ -162,8 +162,8 @@ def test_no_service_manager_and_one_that_is_gone_are_no_fault(tmp_path: Path) ->
 
 
 def test_the_pauses_between_starts_grow_to_a_bound() -> None:
-    assert [_delay(failures) for failures in range(5)] == [0.0, 0.0, 0.5, 1.0, 2.0]
-    assert _delay(50) == LONGEST_PAUSE
+    assert [pause(failures) for failures in range(5)] == [0.0, 0.0, 0.5, 1.0, 2.0]
+    assert pause(50) == LONGEST_PAUSE
 
 
 def ring(created: float = 1000.0) -> Keyring:
