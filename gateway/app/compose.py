@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
@@ -19,7 +18,7 @@ import structlog
 from aiohttp import web
 
 from gateway.app.live import Live, make_live
-from gateway.app.part import ADMIN, FIXED, PUBLIC, WHOLE, Part, asking_key
+from gateway.app.part import ADMIN, FIXED, PUBLIC, WHOLE, Part, forward_auth_key, listeners
 from gateway.app.registry import STEP_FOLDERS
 from gateway.errors import StartRefused, StoreTooNew, StoreUnavailable
 from gateway.flow.cookies import PassCookies
@@ -95,7 +94,7 @@ class GatewayApp:
         self._held = AsyncExitStack()
         self._drain = 0.0
         self._part = WHOLE
-        self._publics: list[RunningServer] = []
+        self._shown_pools: set[tuple[str, str, str]] = set()
         self.records: SqliteRecords
         self.vault: KeyVault
         self.keys: keyring.KeyFile
@@ -171,10 +170,9 @@ class GatewayApp:
         """What is opened is put on `_held` at once, so that a start that fails halfway leaves nothing behind. The public listener comes
         last, and so ends first: nothing is served before everything stands, and what is being served has all that it needs."""
         spec = self._began = loaded.spec
-        host, port = parse_address(listen or spec.listen)
-        admin = parse_address(admin_listen or spec.admin.listen)
-        asking = {name: parse_address(proxy.listen) for name, proxy in spec.forward_auth.items() if proxy.listen is not None}
-        self._refuse_unsafe(spec, demo=demo, hosts=(host, admin[0], *(address[0] for address in asking.values())))
+        where = listeners(spec, listen)
+        admin = parse_address(admin_listen) if admin_listen is not None else where[ADMIN]
+        self._refuse_unsafe(spec, demo=demo, hosts=(admin[0], *(host for key, (host, _) in where.items() if key != ADMIN)))
         part = self._part
         self._tls = part.tls if part.tls is not None or spec.tls is None else tls_context(spec.tls)
         key_file = Path(spec.secrets.key_file)
@@ -199,46 +197,33 @@ class GatewayApp:
             await self._start_admin(spec, *admin)
         if part.public:
             self._held.push_async_callback(self.tickets.drain)
-            for name, (asking_host, asking_port) in asking.items():
-                await self._start_forward_auth(name, asking_host, asking_port, spec)
-            await self._start_public(spec, host, port)
+            for name in spec.forward_auth:
+                key = forward_auth_key(name)
+                if key in where:
+                    await self._start_forward_auth(name, key, *where[key], spec)
+            await self._start_public(spec, *where[PUBLIC])
 
     async def _start_public(self, spec: GatewaySpec, host: str, port: int) -> None:
         """On the sockets that we were given, else on one made here."""
-        given = self._part.sockets.get(PUBLIC, ())
-        limits = self._part.limits(spec.limits, len(given) or 1)
+        with listening(PUBLIC, host, port):
+            self.public = await serve(
+                self.forward_auth.public, host=host, port=port, ssl_context=self._tls, limits=self._part.limits(spec.limits),
+                on_bad_request=self._bad_request, on_cut=self.metrics.cut, socks=self._part.sockets.get(PUBLIC, ()), fast=self.fast,
+            )  # fmt: skip
         self._held.push_async_callback(self._close_public)
-        for sock in given or (None,):
-            with listening(PUBLIC, host, port):
-                server = await serve(
-                    self.forward_auth.public,
-                    host=host,
-                    port=port,
-                    ssl_context=self._tls,
-                    limits=limits,
-                    on_bad_request=self._bad_request,
-                    on_cut=self.metrics.cut,
-                    sock=sock,
-                    fast=self.fast,
-                )
-            self._publics.append(server)
-        self.public = self._publics[0]
         self.metrics.workers.set(1)
 
-    async def _start_forward_auth(self, name: str, host: str, port: int, spec: GatewaySpec) -> None:
+    async def _start_forward_auth(self, name: str, key: str, host: str, port: int, spec: GatewaySpec) -> None:
         # All connections are of one address there: the proxy's.
-        key = asking_key(name)
-        given = self._part.sockets.get(key, ())
-        shared = self._part.limits(spec.limits, len(given) or 1)
-        limits = shared.model_copy(update={"max_connections_per_address": shared.max_connections})
-        for sock in given or (None,):
-            with listening(key, host, port):
-                server = await serve(
-                    self.forward_auth.listener(name), host=host, port=port, ssl_context=None, limits=limits,
-                    on_bad_request=self._bad_request, sock=sock, fast=self._asked_fast(name, limits),
-                )  # fmt: skip
-            self.forward_auth_listeners[name] = server
-            self._held.push_async_callback(self._close_listener, server)
+        limits = self._part.limits(spec.limits)
+        limits = limits.model_copy(update={"max_connections_per_address": limits.max_connections})
+        with listening(key, host, port):
+            server = await serve(
+                self.forward_auth.listener(name), host=host, port=port, ssl_context=None, limits=limits,
+                on_bad_request=self._bad_request, socks=self._part.sockets.get(key, ()), fast=self._asked_fast(name, limits),
+            )  # fmt: skip
+        self.forward_auth_listeners[name] = server
+        self._held.push_async_callback(self._close_listener, server)
 
     def _asked_fast(self, name: str, limits: LimitsSpec) -> FastLane | None:
         if self.fast is None:
@@ -259,12 +244,7 @@ class GatewayApp:
             self.fast.known.forget()
 
     async def _close_public(self) -> None:
-        await asyncio.gather(*(server.close(self._drain) for server in self._publics))
-
-    @property
-    def connections(self) -> int:
-        """Open client connections of this process."""
-        return sum(server.connections for server in self._publics)
+        await self.public.close(self._drain)
 
     async def _close_pools(self) -> None:
         for upstream in self.live.upstreams.values():
@@ -464,20 +444,32 @@ class GatewayApp:
 
     def settle(self) -> None:
         """What is counted on the side becomes metrics. To be called before they are read."""
-        metrics = self.metrics
-        states: Counter[str] = Counter()
-        for server in self._publics:
-            states.update(server.states())
-        for state, count in states.items():
-            metrics.connections.labels(state).set(count)
+        self.settle_counts()
+        for state, count in self.public.states().items():
+            self.metrics.connections.labels(state).set(count)
+        pools: dict[tuple[str, str, str], int] = {}
         for name, upstream in self.live.upstreams.items():
-            metrics.waiting.labels(name).set(upstream.pool.waiting)
+            self.metrics.waiting.labels(name).set(upstream.pool.waiting)
             for site in upstream.pool.status():
                 url = site.url.partition("://")[2]
-                metrics.pools.labels(name, url, "idle").set(site.idle)
-                metrics.pools.labels(name, url, "active").set(site.open - site.idle)
+                pools[name, url, "idle"] = site.idle
+                pools[name, url, "active"] = site.open - site.idle
+        for labels, count in pools.items():
+            self.metrics.pools.labels(*labels).set(count)
+        # First to none: where several processes count, what is removed here alone would be remembered there.
+        for labels in self._shown_pools - pools.keys():
+            self.metrics.pools.labels(*labels).set(0)
+            self.metrics.pools.remove(*labels)
+        for name in {labels[0] for labels in self._shown_pools} - self.live.upstreams.keys():
+            self.metrics.waiting.labels(name).set(0)
+            self.metrics.waiting.remove(name)
+        self._shown_pools = set(pools)
+
+    def settle_counts(self) -> None:
+        """The part of `settle` that a death would lose; it costs next to nothing."""
         self.trail.settle()
-        metrics.settle()
+        if self._part.settled is not None:
+            self._part.settled(self.metrics)
 
     def _bad_request(self, status: int, reason: str) -> None:
         self.trail.event("refused", kind="head_timeout" if status == 408 else f"malformed {status}", reason=reason[:200])

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from gateway.settings.load import Loaded
 from gateway.spec.base import parse_address
 from gateway.spec.sections import GatewaySpec, LimitsSpec
+from gateway.telemetry.metrics import Metrics
 from gateway.web.admin import Check
 
 PUBLIC, ADMIN = "listen", "admin.listen"
@@ -27,9 +28,10 @@ FIXED = (
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """public, admin: whether the listeners run here. sockets: bound ones, by the key of their address; where a key is missing, the
-    listener binds by itself. worker, workers: this is number `worker`, from 0, of so many. tls: the public listener's context, where one
-    was made before. metrics_text, checks: in place of this process's own metrics, and beside its own checks, on the admin listener."""
+    """public, admin: whether clients' and proxies' listeners, and the admin listener, run here. sockets: bound ones, by the key of their
+    address; where a key is missing, the listener binds by itself. worker, workers: this is number `worker`, from 0, of so many. tls: the
+    public listener's context, where one was made before. metrics_text, checks: in place of this process's own metrics, and beside its own
+    checks, on the admin listener. settled: told whenever what is counted on the side was settled."""
 
     public: bool = True
     admin: bool = True
@@ -39,14 +41,14 @@ class Part:
     tls: ssl.SSLContext | None = None
     metrics_text: Callable[[], bytes] | None = None
     checks: Mapping[str, Check] = field(default_factory=dict)
+    settled: Callable[[Metrics], None] | None = None
 
-    def limits(self, whole: LimitsSpec, listeners: int = 1) -> LimitsSpec:
-        """The bounds of one of this worker's `listeners`. The shares of all add up to the whole, or to one each where that is more."""
-        shares = self.workers * listeners
-        if shares == 1:
+    def limits(self, whole: LimitsSpec) -> LimitsSpec:
+        """The bounds of this worker's listeners. The shares of all add up to the whole, or to one each where that is more."""
+        if self.workers == 1:
             return whole
-        in_all = whole.max_connections // shares + (self.worker < whole.max_connections % shares)
-        per_address = -(-whole.max_connections_per_address // shares)
+        in_all = whole.max_connections // self.workers + (self.worker < whole.max_connections % self.workers)
+        per_address = -(-whole.max_connections_per_address // self.workers)
         return whole.model_copy(update={"max_connections": max(1, in_all), "max_connections_per_address": per_address})
 
 
@@ -56,12 +58,11 @@ WHOLE = Part()
 def listeners(spec: GatewaySpec, listen: str | None = None) -> dict[str, tuple[str, int]]:
     """Host and port of every listener that clients or proxies use, by settings key, and of the admin listener. listen: in place of the
     settings' own."""
-    asking = {asking_key(name): parse_address(proxy.listen) for name, proxy in spec.forward_auth.items() if proxy.listen is not None}
-    return {PUBLIC: parse_address(listen or spec.listen), **asking, ADMIN: parse_address(spec.admin.listen)}
+    asking = {forward_auth_key(n): parse_address(proxy.listen) for n, proxy in spec.forward_auth.items() if proxy.listen is not None}
+    return {PUBLIC: parse_address(listen or spec.listen), ADMIN: parse_address(spec.admin.listen), **asking}
 
 
-def asking_key(name: str) -> str:
-    """The settings key of the listener of a forward-auth integration."""
+def forward_auth_key(name: str) -> str:
     return f"forward_auth.{name}.listen"
 
 

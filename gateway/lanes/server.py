@@ -10,7 +10,7 @@ import asyncio
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -232,10 +232,11 @@ class Listener(Server):
 class RunningServer:
     """A listener in service. `port` is the port it got."""
 
-    def __init__(self, listener: Listener, server: asyncio.Server) -> None:
+    def __init__(self, listener: Listener, servers: Sequence[asyncio.Server]) -> None:
+        """servers: one for each address."""
         self._listener = listener
-        self._server = server
-        self.port = int(server.sockets[0].getsockname()[1])
+        self._servers = servers
+        self.port = int(servers[0].sockets[0].getsockname()[1])
 
     @property
     def connections(self) -> int:
@@ -248,9 +249,11 @@ class RunningServer:
 
     async def close(self, drain: float) -> None:
         """Accept no more, let running requests go on for `drain` seconds, then end them."""
-        self._server.close()
+        for server in self._servers:
+            server.close()
         await self._listener.drain(drain)
-        await self._server.wait_closed()
+        for server in self._servers:
+            await server.wait_closed()
 
 
 async def serve(
@@ -262,18 +265,18 @@ async def serve(
     limits: LimitsSpec,
     on_bad_request: OnBadRequest,
     on_cut: OnCut = lambda _: None,
-    sock: socket.socket | None = None,
+    socks: Sequence[socket.socket] = (),
     fast: Fast | None = None,
 ) -> RunningServer:
-    """Listen on `host:port`, or on `sock`. Raises OSError. `on_bad_request(status, reason)` hears of every refused request;
+    """Listen on `host:port`, or on `socks`. Raises OSError. `on_bad_request(status, reason)` hears of every refused request;
     `reason` never quotes the client's bytes. `on_cut(reason)` hears of every connection that ends without an answer."""
     loop = asyncio.get_running_loop()
     listener = Listener(handler, limits, on_bad_request, fast, on_cut)
     factory: Any = listener
-    where: dict[str, Any] = {"host": host, "port": port} if sock is None else {"sock": sock}
+    where: list[dict[str, Any]] = [{"sock": sock} for sock in socks] or [{"host": host, "port": port}]
+    tls: dict[str, Any] = {}
     if ssl_context is not None and isinstance(loop, asyncio.BaseEventLoop):
         factory = partial(Handshake, listener, ssl_context, limits.head_timeout)
     elif ssl_context is not None:  # uvloop reads before `start_tls` is called: it speaks TLS itself, and handshakes are not counted
-        where |= {"ssl": ssl_context, "ssl_handshake_timeout": limits.head_timeout}
-    server = await loop.create_server(factory, backlog=1024, **where)
-    return RunningServer(listener, server)
+        tls = {"ssl": ssl_context, "ssl_handshake_timeout": limits.head_timeout}
+    return RunningServer(listener, [await loop.create_server(factory, backlog=1024, **each, **tls) for each in where])

@@ -166,8 +166,8 @@ class LimitsSpec(Spec):
     max_connections: Int = Field(
         10_000,
         ge=1,
-        description="Open client connections in all; further ones get 503 with Retry-After, over TLS they are closed. Each worker has its "
-        "share.",
+        description="Open client connections in all; further ones get 503 with Retry-After, over TLS they are closed. "
+        "Each worker has its share.",
     )
     max_connections_per_address: Int = Field(
         1_000,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from gateway.flow.traffic import Traffic
-from gateway.telemetry.traffic import TrafficMetrics
+from gateway.telemetry.traffic import TrafficCollector
 
 
 class Metrics:
@@ -42,11 +42,8 @@ class Metrics:
         self.workers = Gauge("stepup_workers", "Workers that accept connections.", multiprocess_mode="livesum", registry=self.registry)
         self.restarts = Counter("stepup_worker_restarts", "Workers that ended unasked and were started again.", registry=self.registry)
         self.traffic = Traffic()
-        self._settling = TrafficMetrics(self.traffic, self.registry)
-
-    def settle(self) -> None:
-        """Move what the lanes have counted to where it is read. To be called before that."""
-        self._settling.settle()
+        self.on_the_side = TrafficCollector(self.traffic)
+        self.registry.register(self.on_the_side)
 
     def cut(self, reason: str) -> None:
         """A client connection ended without an answer. What only was not needed any longer is no refusal."""

@@ -11,9 +11,13 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest, values
+from prometheus_client.core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 _MEMORY = Path("/dev/shm")  # noqa: S108 -- the folder made in it has a random name and mode 0700
 
@@ -42,3 +46,39 @@ class SharedMetrics:
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Mirror:
+    """Copies what a collector makes up from plain numbers to where the processes share their counts. A predecessor's stay: what is added
+    is what has come since the last copy."""
+
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+        self._cells: dict[tuple[str, tuple[str, ...]], tuple[Any, list[float]]] = {}
+
+    def copy(self) -> None:
+        for metric in self._collector.collect():
+            below = 0.0
+            for sample in metric.samples:
+                value = sample.value
+                if metric.type == "histogram":
+                    if sample.name.endswith("_count"):  # comes of the buckets
+                        continue
+                    if sample.name.endswith("_bucket"):  # kept one by one, added up by who reads them
+                        value, below = (value - below, value) if sample.labels["le"] != "+Inf" else (value - below, 0.0)
+                self._put(metric, sample, value)
+
+    def _put(self, metric: Metric, sample: Sample, value: float) -> None:
+        place = (sample.name, tuple(sample.labels.values()))
+        cell = self._cells.get(place)
+        if cell is None:
+            made = values.ValueClass(
+                metric.type, metric.name, sample.name, tuple(sample.labels), place[1], metric.documentation, multiprocess_mode="livesum"
+            )
+            cell = self._cells[place] = (made, [0.0])
+        made, last = cell
+        if metric.type == "gauge":
+            made.set(value)
+        elif value != last[0]:
+            made.inc(value - last[0])
+            last[0] = value

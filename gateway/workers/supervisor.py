@@ -30,44 +30,17 @@ from gateway.telemetry.shared import SharedMetrics
 from gateway.workers.channel import Message, ParentEnd
 from gateway.workers.child import Birth, die_with, live
 from gateway.workers.notify import Notifier
+from gateway.workers.seats import Child, Seat, how, pause
 from gateway.workers.sockets import Sockets
 
 log = structlog.get_logger(__name__)
 
 STEADY = 10.0  # seconds after which a worker's death is no sign of a worker that cannot live
-LONGEST_PAUSE = 15.0  # seconds between two starts of a worker that ends at once again and again
 PREPARE = 60.0  # seconds for all to prepare a reload; one that hangs must not hold up the others for ever
 GRACE = 5.0  # seconds beyond its own bounds before a child that does not end is killed
 KEEPS = "reload refused; the running configuration stays"
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
-
-
-@dataclass(slots=True)
-class Child:
-    """A process of ours. seat: its number among the workers; None for the admin listener's."""
-
-    pid: int
-    seat: int | None
-    counts: str
-    channel: ParentEnd
-    born: float
-    ready: bool = False
-    leaving: bool = False
-
-
-@dataclass(slots=True)
-class Seat:
-    """Where there is always to be one child. due: when to fork one, by time.monotonic(); None while there is one."""
-
-    index: int | None
-    child: Child | None = None
-    failures: int = 0
-    due: float | None = 0.0
-
-    @property
-    def name(self) -> str:
-        return "admin" if self.index is None else str(self.index + 1)
 
 
 @dataclass(slots=True)
@@ -188,7 +161,7 @@ class Supervisor:
             except OSError as error:
                 log.warning("a worker's sockets cannot be bound again", worker=seat.name, reason=str(error))
                 seat.failures += 1
-                seat.due = time.monotonic() + _delay(seat.failures)
+                seat.due = time.monotonic() + pause(seat.failures)
                 return
         ours, theirs = socket.socketpair()
         workers = len(self._seats) - 1
@@ -333,14 +306,14 @@ class Supervisor:
             return
         if seat.child is child:
             if not self._started:
-                self._give_up(f"a worker ended at its start ({_how(code)})")
+                self._give_up(f"a worker ended at its start ({how(code)})")
                 return
             steady = child.ready and time.monotonic() - child.born >= STEADY
             seat.failures = 0 if steady else seat.failures + 1
-            delay = _delay(seat.failures)
+            delay = pause(seat.failures)
             self._restarts += 1
             self._vacate(child, delay)
-            log.error("a worker ended; it is started again", worker=seat.name, pid=child.pid, how=_how(code), seconds=round(delay, 1))
+            log.error("a worker ended; it is started again", worker=seat.name, pid=child.pid, how=how(code), seconds=round(delay, 1))
             if delay and seat.index is not None:
                 self._sockets.withdraw(seat.index)
         self._tell_state()
@@ -486,17 +459,3 @@ class Supervisor:
         for child in self._children.values():
             if child.seat is None:
                 child.channel.say("reloaded", outcome=outcome)
-
-
-def _delay(failures: int) -> float:
-    """The first restart is at once; who goes on dying waits longer each time."""
-    return 0.0 if failures <= 1 else float(min(0.25 * 2 ** (failures - 1), LONGEST_PAUSE))
-
-
-def _how(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import stat
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ import aiohttp
 import pytest
 
 from tests.integration.test_cli_run import REFUSED, accepts, change, denying, slow_app
+from tests.support.certificates import Authority
 from tests.support.gateway import NAVIGATION, demo_config
 from tests.support.ports import free_port
 from tests.support.process import Outside, eventually, is_alive, outside, run_gateway
@@ -277,6 +279,33 @@ async def test_sighup_reloads_all_workers_and_no_request_fails_meanwhile(tmp_pat
         assert len({line["worker"] for line in there.process.logged("decision")}) == 4
 
 
+async def test_a_certificate_is_renewed_in_all_workers_and_a_broken_one_in_none_nor_in_later_ones(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    held = authority.issue("127.0.0.1")
+    tls = {"cert_file": held.cert_file, "key_file": held.key_file}
+    async with outside(tmp_path / "gateway", command=FOUR, tls=tls, public_url="https://127.0.0.1:1") as there:
+        address = ("127.0.0.1", int(there.base.rpartition(":")[2]))
+
+        async def shown() -> set[str]:
+            return {await asyncio.to_thread(ssl.get_server_certificate, address) for _ in range(16)}
+
+        certificate = Path(held.cert_file)
+        one = await asyncio.to_thread(certificate.read_text)
+        assert await shown() == {one}
+        authority.issue("127.0.0.1")  # into the same files
+        two = await asyncio.to_thread(certificate.read_text)
+        there.process.signal(signal.SIGHUP)
+        await eventually(lambda: there.process.logged("reloaded"))
+        assert await shown() == {two} != {one}
+        await asyncio.to_thread(certificate.write_text, "none")
+        there.process.signal(signal.SIGHUP)
+        await eventually(lambda: [line for line in there.process.logged(REFUSED) if "tls:" in str(line)])
+        for pid in (workers := there.process.workers()).values():
+            os.kill(pid, signal.SIGKILL)
+        await eventually(lambda: len(there.process.workers()) == 4 and not set(workers.values()) & set(there.process.workers().values()))
+        assert await shown() == {two}
+
+
 # -- counts and bounds ---------------------------------------------------------------------------------------------------
 
 
@@ -285,7 +314,7 @@ async def test_the_admin_listener_sums_what_all_workers_count(tmp_path: Path) ->
         for _ in range(60):
             assert await fresh(there.base) == 200
         await eventually(lambda: decided_is(there, 60))
-        lines = there.process.logged("decision")
+        lines = await eventually(lambda: len(found) >= 60 and found if (found := there.process.logged("decision")) else None)
         assert len({line["worker"] for line in lines}) == 4
         assert len({line["request_id"] for line in lines}) == 60  # they do not share their randomness
         text = await metrics(there)
@@ -296,25 +325,48 @@ async def test_the_admin_listener_sums_what_all_workers_count(tmp_path: Path) ->
                     group.create_task(held(session, there.base))
 
             async def nine() -> bool:
-                return connections(await metrics(there)) == 9
+                return await unused(there) == 9
 
             await eventually(nine)
 
             async def none() -> bool:
-                return connections(await metrics(there)) == 0
+                return await unused(there) == 0
 
         await eventually(none)
 
 
-def connections(text: str) -> float:
-    """Open ones, in whatever state."""
-    return sum(float(value) for value in re.findall(r"^stepup_client_connections\{.*\} (\S+)$", text, re.MULTILINE))
+async def unused(there: Outside) -> float:
+    found = re.search(r'^stepup_client_connections\{state="idle"\} (\S+)$', await metrics(there), re.MULTILINE)
+    assert found
+    return float(found[1])
 
 
 async def held(session: aiohttp.ClientSession, base: str) -> None:
     async with session.get(base + "/.stepup/jwks.json") as answer:
         await answer.read()
         await asyncio.sleep(0.2)  # so that each gets a connection of its own; they stay open, unused
+
+
+async def test_what_the_lanes_count_on_the_side_is_summed_too_and_stays(tmp_path: Path) -> None:
+    async with outside(tmp_path, command=FOUR, lane="slow") as there:
+        for _ in range(20):
+            assert await fresh(there.base) == 200
+        workers = there.process.workers()
+
+        async def sums() -> bool:
+            text = await metrics(there)
+            buckets = [
+                float(n) for n in re.findall(r'^stepup_upstream_seconds_bucket\{le="[^"]+",upstream="bank"\} (\S+)$', text, re.MULTILINE)
+            ]
+            assert buckets == sorted(buckets)
+            answers = 'stepup_upstream_responses_total{status="2xx",upstream="bank"} 20.0' in text
+            return answers and buckets[-1] == 20 and 'stepup_upstream_seconds_count{upstream="bank"} 20.0' in text
+
+        await eventually(sums)
+        for pid in workers.values():
+            os.kill(pid, signal.SIGKILL)
+        await eventually(lambda: len(there.process.workers()) == 4 and not set(workers.values()) & set(there.process.workers().values()))
+        assert await sums()
 
 
 async def test_the_workers_share_the_bound_on_connections(tmp_path: Path) -> None:
@@ -329,7 +381,8 @@ async def test_the_workers_share_the_bound_on_connections(tmp_path: Path) -> Non
             return b""
 
         answers = Counter(await asyncio.gather(*(answer(reader) for reader, _ in opened)))
-        assert answers == {b"HTTP/1.1 200 OK\r\n": 8, b"HTTP/1.1 503 Service Unavailable\r\n": 56}
+        assert {line[:12] for line in answers} <= {b"HTTP/1.1 200", b"HTTP/1.1 503", b""}
+        assert answers[b"HTTP/1.1 200 OK\r\n"] == 8
         for _, writer in opened:
             writer.close()
 
