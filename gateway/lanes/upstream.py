@@ -196,6 +196,7 @@ class UpstreamConnection:
         """The exchange is over; clean: the connection may carry another one."""
         self._duplex.tap = None
         if clean:
+            self._duplex.hold(False)  # a client that was slow to the last byte is not the next one's concern
             self._raw = False
             self.reused = True
 

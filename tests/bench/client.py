@@ -56,7 +56,10 @@ def fetch(port: int, request: bytes, cpu: Callable[[], float], *, times: int) ->
         began, used = time.perf_counter(), cpu()
         size = 0
         for _ in range(times):
-            status, head, length = ask(connection, request)
+            try:
+                status, head, length = ask(connection, request)
+            except TimeoutError:
+                raise RuntimeError(f"port {port} stopped in the middle of an answer") from None
             if status != 200:
                 raise RuntimeError(f"port {port} answers {head!r}")
             size += length

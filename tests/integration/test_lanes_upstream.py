@@ -10,6 +10,7 @@ from aiohttp.web_response import StreamResponse
 
 from gateway.errors import BadTarget, ClientGone, UpstreamBroke, UpstreamTimeout, UpstreamUnreachable
 from gateway.lanes.body import GivenBody
+from gateway.lanes.duplex import Duplex
 from gateway.lanes.forward import Relayed, forward
 from gateway.lanes.health import Health, in_turn
 from gateway.lanes.pool import UpstreamPool
@@ -64,6 +65,40 @@ async def test_bytes_sent_unasked_never_become_the_next_answer() -> None:
             async with raw_client(made.port) as client:
                 await client.send(GET)
                 assert (await client.response()).body == b"ok"
+
+
+class HoldsBack:
+    """A tap whose client takes nothing more just when the answer is whole."""
+
+    def __init__(self) -> None:
+        self.whole = asyncio.Event()
+        self.duplex: Duplex | None = None
+        self.got = b""
+
+    def received(self, data: bytes) -> None:
+        self.got += data
+        if self.got == OK and self.duplex is not None:
+            self.duplex.hold(True)
+            self.whole.set()
+
+    def ended(self) -> None: ...
+
+    def writable(self) -> None: ...
+
+
+async def test_a_client_that_is_slow_to_the_last_byte_does_not_stop_the_next_one() -> None:
+    async with raw_upstream(answering(OK)) as upstream, lane(upstream.url) as made:
+        assert await ask(made) == 200
+        connection, tap = made.pool.lend(sure=True), HoldsBack()
+        assert connection is not None
+        tap.duplex = connection.tapped(tap)
+        tap.duplex.write(GET)
+        async with asyncio.timeout(5):
+            await tap.whole.wait()
+            connection.untapped(clean=True)
+            made.pool.release(connection)
+            assert await ask(made) == 200
+        assert upstream.connections == 1
 
 
 async def test_unused_connection_ends_after_keepalive() -> None:
