@@ -28,7 +28,7 @@ from tests.support.wire import Client, Outcome, Wire, echo, wired
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ASKED = os.environ.get("STEPUP_FUZZ_EXAMPLES")
-PROFILE = settings(max_examples=int(ASKED or 400), derandomize=ASKED is None, deadline=None)
+PROFILE = settings(max_examples=int(ASKED or 300), derandomize=ASKED is None, deadline=None)
 _QUIET = 40  # rounds of the event loop, which is everybody's here, without a byte anywhere: nothing more will come by itself
 _KNOWN = ("RequestPayloadError",)  # tests/contract/test_wire_smuggling.py says so
 
