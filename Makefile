@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench clean
+.PHONY: help setup run test check bench profile clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
@@ -26,9 +26,13 @@ check: ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: ## measure speed and memory
-	@tools/setup.sh dev
-	@$(BIN)/python -m tests.bench
+bench: ## measure speed and memory beside nginx, HAProxy and Caddy
+	@tools/setup.sh bench
+	@PATH="$$PATH:/usr/sbin:/sbin" $(BIN)/python -m tests.bench
+
+profile: ## where the gateway spends its time under load
+	@tools/setup.sh bench
+	@PATH="$$PATH:/usr/sbin:/sbin" $(BIN)/python -m tests.bench.profile
 
 clean: ## remove all that the above made, but for var/ with its keys and records
 	rm -rf .venv build *.egg-info .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache tests/output

@@ -4,6 +4,7 @@
 #   tools/setup.sh runtime    what `gateway` needs
 #   tools/setup.sh dev        and what the tests and checks import
 #   tools/setup.sh test       and the programs that the tests start
+#   tools/setup.sh bench      dev, and what the gateway is measured with and beside
 #
 # As root it installs missing programs with apt-get. Otherwise it says what is missing and ends with status 1.
 set -eu
@@ -35,7 +36,7 @@ apt_install() {
 	apt-get install -y -qq --no-install-recommends "$@" >&2 || fail "apt-get could not install $*"
 	for package in "$@"; do
 		case $package in
-		redis-server | nginx) ! have systemctl || systemctl --quiet disable "$package" >/dev/null 2>&1 || true ;;
+		redis-server | nginx | haproxy | caddy) ! have systemctl || systemctl --quiet disable "$package" >/dev/null 2>&1 || true ;;
 		esac
 	done
 	if [ -n "$policy" ]; then
@@ -109,7 +110,7 @@ dev() {
 
 programs() {
 	missing=
-	for program in redis-server chromium curl jq; do
+	for program in "$@"; do
 		have "$program" || missing="$missing $program"
 	done
 	# shellcheck disable=SC2086 # the packages are named like the programs
@@ -120,8 +121,13 @@ case ${1:-} in
 runtime) runtime ;;
 dev) dev ;;
 test)
-	programs
+	programs redis-server chromium curl jq nginx caddy
 	dev
 	;;
-*) fail "usage: tools/setup.sh runtime|dev|test" ;;
+bench)
+	programs redis-server nginx haproxy caddy wrk gcc
+	[ -e /usr/include/stdio.h ] || apt_install libc6-dev
+	dev
+	;;
+*) fail "usage: tools/setup.sh runtime|dev|test|bench" ;;
 esac

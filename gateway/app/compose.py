@@ -26,7 +26,7 @@ from gateway.flow.guessing import Guessing
 from gateway.flow.issuer import Issuer
 from gateway.flow.ports import Mailer
 from gateway.flow.progress import Progress
-from gateway.flow.repository import Transactions
+from gateway.flow.repository import TICKET_PARAMETER, Transactions
 from gateway.flow.sessions import Sessions
 from gateway.flow.step import Services
 from gateway.flow.visit import Door
@@ -34,6 +34,7 @@ from gateway.lanes.body import read_body
 from gateway.lanes.errand import errand
 from gateway.lanes.fast import FastConnection, FastLane
 from gateway.lanes.fast.known import Known
+from gateway.lanes.forward_auth import ForwardAuth, integrations
 from gateway.lanes.heads import Entrance
 from gateway.lanes.listening import listening, renew_certificate, tls_context
 from gateway.lanes.relay import Relay, Upstream
@@ -41,6 +42,7 @@ from gateway.lanes.server import RunningServer, serve
 from gateway.lanes.slow import SlowLane
 from gateway.lanes.suspend import Paths, Suspender
 from gateway.lanes.ticket import Tickets
+from gateway.lanes.tunnels import Tunnels
 from gateway.settings.load import Loaded
 from gateway.spec.base import parse_address
 from gateway.spec.sections import GatewaySpec
@@ -49,7 +51,7 @@ from gateway.stores.entropy import SystemEntropy
 from gateway.stores.factory import StateBackend, open_state, resolve_url
 from gateway.stores.fingerprint import claim_key
 from gateway.stores.mail import MemoryMailbox, SmtpMailer
-from gateway.stores.records import SqlRecords, open_records
+from gateway.stores.records import SqliteRecords, open_records
 from gateway.stores.revocations import RevocationFeed
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.trail import Telemetry
@@ -61,6 +63,7 @@ from gateway.web.resume import Resume
 from gateway.web.site import Site
 from gateway.web.static import Static
 from gateway.web.transaction import TransactionPages
+from gateway.wire.forward_auth import Premises
 from gateway.wire.forwarding import Networks, parse_networks
 from gateway.wire.head import Headers, RequestHead
 from gateway.wire.headers import request_for_upstream
@@ -80,9 +83,10 @@ class GatewayApp:
         self.mailbox: MemoryMailbox | None = None
         self.public: RunningServer
         self.admin_port = 0
+        self.forward_auth_listeners: dict[str, RunningServer] = {}
         self._held = AsyncExitStack()
         self._drain = 0.0
-        self.records: SqlRecords
+        self.records: SqliteRecords
         self.vault: KeyVault
         self.keys: keyring.KeyFile
         self._began: GatewaySpec
@@ -132,7 +136,7 @@ class GatewayApp:
             name
             for name in ("listen", "lane", "tls", "public_url", "admin", "trusted_proxies", "stores", "secrets", "prefix",
                          "continue_path", "mail",
-                         "transactions", "passes", "guessing", "tokens", "limits", "log")
+                         "transactions", "passes", "guessing", "tokens", "limits", "log", "forward_auth")
             if getattr(self._began, name) != getattr(loaded.spec, name)
         ]  # fmt: skip
         old, new = self.live, self._make(loaded, self.live.upstreams)
@@ -152,7 +156,8 @@ class GatewayApp:
         spec = self._began = loaded.spec
         host, port = parse_address(listen or spec.listen)
         admin = parse_address(admin_listen or spec.admin.listen)
-        self._refuse_unsafe(spec, demo=demo, hosts=(host, admin[0]))
+        asking = {name: parse_address(proxy.listen) for name, proxy in spec.forward_auth.items() if proxy.listen is not None}
+        self._refuse_unsafe(spec, demo=demo, hosts=(host, admin[0], *(address[0] for address in asking.values())))
         self._tls = None if spec.tls is None else tls_context(spec.tls)
         key_file = Path(spec.secrets.key_file)
         self.keys = keyring.opened(key_file, algorithm=spec.tokens.algorithm, now=self.clock(), entropy=self.entropy)
@@ -173,12 +178,30 @@ class GatewayApp:
             self._held.push_async_callback(_cancel, asyncio.create_task(work))
         await self._start_admin(spec, *admin)
         self._held.push_async_callback(self.tickets.drain)
+        for name, (asking_host, asking_port) in asking.items():
+            await self._start_forward_auth(name, asking_host, asking_port, spec)
         with listening("listen", host, port):
             self.public = await serve(
-                self.lane.handle, host=host, port=port, ssl_context=self._tls, limits=spec.limits, on_bad_request=self._bad_request,
+                self.forward_auth.public, host=host, port=port, ssl_context=self._tls, limits=spec.limits, on_bad_request=self._bad_request,
+                on_cut=self.metrics.cut,
                 fast=self.fast,
             )  # fmt: skip
         self._held.push_async_callback(self._close_public)
+
+    async def _start_forward_auth(self, name: str, host: str, port: int, spec: GatewaySpec) -> None:
+        # All connections are of one address there: the proxy's.
+        limits = spec.limits.model_copy(update={"max_connections_per_address": spec.limits.max_connections})
+        with listening(f"forward_auth.{name}.listen", host, port):
+            server = await serve(
+                self.forward_auth.listener(name), host=host, port=port, ssl_context=None, limits=limits,
+                on_bad_request=self._bad_request,
+            )  # fmt: skip
+        self.forward_auth_listeners[name] = server
+
+        async def close() -> None:
+            await server.close(self._drain)
+
+        self._held.push_async_callback(close)
 
     def _adopt(self, ring: Keyring) -> None:
         self.vault.adopt(ring)
@@ -288,6 +311,7 @@ class GatewayApp:
         relay = Relay(
             upstreams=lambda: self.live.upstreams, sessions=self.sessions, issuer=self.issuer, transactions=self.transactions,
             answers=answers, limits=spec.limits, trusted=self._trusted,
+            tunnels=Tunnels(self.feed, spec.passes, lambda: self.live.rules, self.clock),
         )  # fmt: skip
         self.tickets = Tickets(
             transactions=self.transactions, door=self.door, gate=self.gate, relay=relay, answers=answers, trail=self.trail,
@@ -299,6 +323,15 @@ class GatewayApp:
             door=self.door, transactions=self.transactions, suspender=suspender, tickets=self.tickets, relay=relay, answers=answers,
             own_pages=self.site.handle, trail=self.trail, entropy=self.entropy, guessing=self.guessing, clock=self.clock,
             limits=spec.limits, rules=lambda: self.live.rules,
+        )  # fmt: skip
+        premises = Premises(
+            origins=spec.public_url, trusted=self._trusted, prefix=spec.prefix.encode("ascii"),
+            continue_path=spec.continue_path.encode("ascii"), ticket=TICKET_PARAMETER, longest=spec.limits.request_line,
+        )  # fmt: skip
+        self.forward_auth = ForwardAuth(
+            lane=self.lane, proxies=integrations(spec.forward_auth, spec.prefix), premises=premises, relay=relay, sessions=self.sessions,
+            passes=self.passes, upstreams=lambda: self.live.upstreams, answers=answers, trail=self.trail, entropy=self.entropy,
+            clock=self.clock, limits=spec.limits,
         )  # fmt: skip
         self.fast = None
         if spec.lane == "auto":
@@ -326,7 +359,10 @@ class GatewayApp:
 
     def _make(self, loaded: Loaded, before: dict[str, Upstream]) -> Live:
         services = Services(state=self.state, records=self.records, vault=self.vault, entropy=self.entropy, mailer=self._mailer)
-        return make_live(loaded, before, services=services, static=self.static, trusted=self._trusted, mailbox_url=self._mailbox_url)
+        return make_live(
+            loaded, before, services=services, static=self.static, trusted=self._trusted, mailbox_url=self._mailbox_url,
+            traffic=self.metrics.traffic,
+        )  # fmt: skip
 
     async def _errand(self, upstream: str, path: str, head: RequestHead, cookies: tuple[tuple[str, str], ...]) -> Headers:
         """A GET in the user's name, with these cookies and nothing else of theirs."""
@@ -367,12 +403,22 @@ class GatewayApp:
         await self.state.count("probe", "ready", by=1, expires=now + 60, now=now)
 
     def _metrics_text(self) -> bytes:
-        self.metrics.connections.set(self.public.connections)
+        metrics = self.metrics
+        for state, count in self.public.states().items():
+            metrics.connections.labels(state).set(count)
+        metrics.pools.clear()
+        metrics.waiting.clear()
+        for name, upstream in self.live.upstreams.items():
+            metrics.waiting.labels(name).set(upstream.pool.waiting)
+            for site in upstream.pool.status():
+                url = site.url.partition("://")[2]
+                metrics.pools.labels(name, url, "idle").set(site.idle)
+                metrics.pools.labels(name, url, "active").set(site.open - site.idle)
         self.trail.settle()
         return self.metrics.text()
 
     def _bad_request(self, status: int, reason: str) -> None:
-        self.trail.event("refused", kind=f"malformed {status}", reason=reason[:200])
+        self.trail.event("refused", kind="head_timeout" if status == 408 else f"malformed {status}", reason=reason[:200])
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

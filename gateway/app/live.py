@@ -10,6 +10,7 @@ from gateway.app.registry import STEP_FOLDERS, STEPS
 from gateway.errors import StartRefused
 from gateway.flow.identity import Identity, RequestSource, SessionSource
 from gateway.flow.step import Services, Step
+from gateway.flow.traffic import Traffic
 from gateway.identity.header import HeaderSource, HeaderSpec
 from gateway.identity.jwt import JwtSource, JwtSpec
 from gateway.identity.login_form import LoginForm, LoginFormSpec
@@ -57,8 +58,9 @@ def source_names(loaded: Loaded) -> tuple[str, ...]:
 
 
 def make_live(
-    loaded: Loaded, before: dict[str, Upstream], *, services: Services, static: Static, trusted: Networks, mailbox_url: str | None
-) -> Live:
+    loaded: Loaded, before: dict[str, Upstream], *, services: Services, static: Static, trusted: Networks, mailbox_url: str | None,
+    traffic: Traffic,
+) -> Live:  # fmt: skip
     """The settings as working objects. before: the upstreams that are in use, whose pools are kept where nothing about them changed.
 
     Raises StartRefused, OSError or ValueError where something cannot be put to use (a certificate, a logo).
@@ -71,7 +73,7 @@ def make_live(
         rules={rule.name: rule for rule in loaded.ruleset.rules},
         steps=steps,
         identity=_identity(loaded, services, trusted),
-        upstreams=_upstreams(loaded, before),
+        upstreams=_upstreams(loaded, before, traffic),
         pages=Pages(spec.theme, static, STEP_FOLDERS, prefix=spec.prefix, mailbox_url=mailbox_url),
         cors=tuple(sorted({origin for route in spec.routes for origin in route.cors})),
     )
@@ -99,7 +101,7 @@ def _identity(loaded: Loaded, services: Services, trusted: Networks) -> Identity
     return Identity(sessions, tuple(requests), tuple(order))
 
 
-def _upstreams(loaded: Loaded, before: dict[str, Upstream]) -> dict[str, Upstream]:
+def _upstreams(loaded: Loaded, before: dict[str, Upstream], traffic: Traffic) -> dict[str, Upstream]:
     """Pools whose settings did not change are kept, connections and health included; not those with certificates, for what these
     files hold may have changed."""
     spec = loaded.spec
@@ -123,5 +125,5 @@ def _upstreams(loaded: Loaded, before: dict[str, Upstream]) -> dict[str, Upstrea
         if upstream.rewrite_location or upstream.cookie_domain is not None:
             origins = frozenset(parse_origin(url) for url in upstream.url) if upstream.rewrite_location else frozenset()
             rewrite = Rewrite(origins, spec.public_url[0], upstream.cookie_domain)
-        made[name] = Upstream(pool, rewrite, headers)
+        made[name] = Upstream(pool, rewrite, headers, traffic.upstream(name))
     return made

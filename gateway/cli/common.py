@@ -29,7 +29,7 @@ config_option = click.option(
 
 
 def loaded_or_exit(config: Path) -> Loaded:
-    """The configuration, or every mistake in it on standard error and exit code 2."""
+    """The configuration, or every mistake in it on standard error and exit code 2. Warnings go to standard error too."""
     found = load(config, environ=os.environ, kinds=REGISTRY)
     if isinstance(found, Problems):
         for mistake in found.mistakes:
@@ -37,6 +37,8 @@ def loaded_or_exit(config: Path) -> Loaded:
         count = len(found.mistakes)
         click.echo(f"{count} mistake{'s' if count != 1 else ''}; nothing was started.", err=True)
         sys.exit(MISTAKES)
+    for warning in found.warnings:
+        click.echo(str(warning), err=True)
     return found
 
 

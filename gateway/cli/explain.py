@@ -17,7 +17,6 @@ import click
 from gateway.app import source_names
 from gateway.cli.common import MISTAKES, config_option, fail, loaded_or_exit
 from gateway.errors import BadTarget
-from gateway.lanes.heads import origin_of
 from gateway.policy.body import parse_body
 from gateway.policy.decide import route
 from gateway.policy.decision import Allow, Decision, Deny, Need, StepUp
@@ -28,6 +27,7 @@ from gateway.settings.load import Loaded
 from gateway.settings.mistakes import nearest
 from gateway.settings.registry import IdentityConfig
 from gateway.spec.base import format_duration, parse_duration
+from gateway.wire.forwarding import origin_of
 from gateway.wire.head import RequestHead
 from gateway.wire.headers import METHODS
 from gateway.wire.subject import Proof, Scalar, Subject

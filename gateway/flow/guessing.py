@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gateway.flow.ports import StateStore
+from gateway.flow.ports import Count, StateStore
 from gateway.spec.sections import GuessingSpec
 from gateway.wire.subject import Proof, Subject
 
@@ -49,20 +49,19 @@ class Guessing:
 
     async def begin(self, step: str, subject: Subject, address: str, now: float) -> Throttled | None:
         """Count one answer about to be looked at. Throttled: it must not be looked at."""
-        counted: list[str] = []
-        for by, key, limit in self._counters(step, subject, address):
-            counted.append(key)
-            if await self._state.count(_SPACE, key, by=1, expires=now + self._spec.window, now=now) > limit:
+        counters = self._counters(step, subject, address)
+        until = now + self._spec.window
+        counts = await self._state.together([Count(_SPACE, key, 1, until) for _, key, _ in counters], now)
+        for (by, _, limit), count in zip(counters, counts, strict=True):
+            if count > limit:
                 # What is not looked at is no guess: an address that is throttled must not use up its subject's tries.
-                for each in counted:
-                    await self._state.count(_SPACE, each, by=-1, expires=now + self._spec.window, now=now)
+                await self._state.together(self.given_back(step, subject, address, now), now)
                 return Throttled(int(self._spec.window), by)
         return None
 
-    async def right(self, step: str, subject: Subject, address: str, now: float) -> None:
-        """The answer was right, or was none: give its count back."""
-        for _, key, _ in self._counters(step, subject, address):
-            await self._state.count(_SPACE, key, by=-1, expires=now + self._spec.window, now=now)
+    def given_back(self, step: str, subject: Subject, address: str, now: float) -> Sequence[Count]:
+        """The answer was right, or was none: what gives its count back."""
+        return [Count(_SPACE, key, -1, now + self._spec.window) for _, key, _ in self._counters(step, subject, address)]
 
     async def foreign(self, address: str, now: float) -> Throttled | None:
         """Count a request for an unknown state, or another browser's, against its address only."""

@@ -28,6 +28,54 @@ class Revocation:
     until: float
 
 
+@dataclass(frozen=True, slots=True)
+class Put:
+    """StateStore.put as a value. Its result is the new version, or a Conflict."""
+
+    space: str
+    key: str
+    value: bytes
+    version: int
+    expires: float
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    space: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """StateStore.count as a value; `by` is not 0. Its result is the counter's new value."""
+
+    space: str
+    key: str
+    by: int
+    expires: float
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """StateStore.join as a value. Its result: whether it is in."""
+
+    space: str
+    group: str
+    member: str
+    cap: int
+    expires: float
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    space: str
+    group: str
+    member: str
+
+
+Write = Put | Delete | Count | Join | Leave
+
+
 class StateStore(Protocol):
     """What expires. Spaces are namespaces ("transaction", "request", "used", …); keys are already hashed where they are secrets."""
 
@@ -53,6 +101,13 @@ class StateStore(Protocol):
 
     async def leave(self, space: str, group: str, member: str) -> None:
         """Take a member out of a group."""
+
+    async def together(self, writes: Sequence[Write], now: float) -> Sequence[Any]:
+        """Writes that need not wait for each other's results: in this order, in one flush or round trip, each as its own method does it.
+
+        Returns their results in order; a refused Put's is a Conflict, and hinders none of the others. All are durable when this returns.
+        Where it raises StoreUnavailable any of them may have been done.
+        """
 
     async def revoke(self, sid: str, *, until: float, now: float) -> None:
         """Append to the revocation feed."""

@@ -6,13 +6,14 @@ parallel are no more guesses than one: the others learn nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import ceil
 from typing import Any, assert_never
 
 from gateway.errors import Conflict
 from gateway.flow.guessing import Guessing
+from gateway.flow.ports import Write
 from gateway.flow.repository import Found, Transactions
 from gateway.flow.step import Again, Context, Failed, Passed, Refused, Step, View
 from gateway.flow.transaction import CONFIRM, Event, Status, Task, Transaction, delay_after, move, pass_task, with_task
@@ -124,7 +125,7 @@ class Progress:
         """The user has seen what will be sent, and wants it sent."""
         try:
             ready = pass_task(found.transaction, CONFIRM, at=now, amr=("user",))
-            await self._transactions.save(ready, found.version, now)
+            await self._transactions.save(ready, found.version, now, along=self._transactions.answered(ready, now))
         except Conflict:
             return Moved(await self._reload(found.transaction, now))
         return Moved(ready, "passed")
@@ -141,12 +142,15 @@ class Progress:
         if throttled is not None:
             return Held(transaction, throttled.retry_after, throttled.by)
         outcome = await step.answer(self._context(transaction, task, look), form)
+        along = list(self._transactions.answered(transaction, now))
         if guess and not (isinstance(outcome, Refused) and outcome.counts):
-            await self._guessing.right(task.step, transaction.subject, look.client_ip, now)
+            along += self._guessing.given_back(task.step, transaction.subject, look.client_ip, now)
+        if along and not isinstance(outcome, Passed):
+            await self._transactions.also(along, now)
         try:
             match outcome:
                 case Passed():
-                    return await self._passed(found, task, outcome, now)
+                    return await self._passed(found, task, outcome, now, along)
                 case Refused():
                     return await self._refused(found, task, outcome, look, form.get("action") or None)
                 case Again():
@@ -164,15 +168,15 @@ class Progress:
         except Conflict:
             return await self._overtaken(transaction, task, look)
 
-    async def _passed(self, found: Found, task: Task, outcome: Passed, now: float) -> Moved:
+    async def _passed(self, found: Found, task: Task, outcome: Passed, now: float, along: Sequence[Write]) -> Moved:
         transaction = replace(found.transaction, claims={**found.transaction.claims, **outcome.claims})
         if outcome.then == "authorize_again":
             # The session that asked is over; what was suspended in it is over too.
             ended = move(transaction, Event.REFUSED, reason="authorize_again")
-            await self._transactions.save(ended, found.version, now)
+            await self._transactions.save(ended, found.version, now, along=along)
             return Moved(ended, "passed", outcome)
         moved = pass_task(transaction, task.step, at=now, amr=outcome.amr)
-        await self._transactions.save(moved, found.version, now)
+        await self._transactions.save(moved, found.version, now, along=along)
         return Moved(moved, "passed", outcome)
 
     async def _refused(self, found: Found, task: Task, outcome: Refused, look: Look, action: str | None) -> Progressed:

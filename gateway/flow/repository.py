@@ -1,7 +1,7 @@
 """Transactions in the state store: sealed, found by the hash of their state, written only against the version that was read.
 
-The stored request is written before the transaction that refers to it, and is its own entry: a step's answer never rewrites a
-megabyte, and kill -9 between the two writes leaves nothing that could be resumed without its body.
+The stored request is its own entry, so that a step's answer never rewrites a megabyte. It is written before the transaction that refers to
+it, or in one with it: kill -9 leaves nothing that could be resumed without its body.
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from gateway.errors import Conflict, SealBroken, StoreUnavailable
 from gateway.flow import codec
 from gateway.flow.codec import StoredRequest
 from gateway.flow.guessing import counted_as
-from gateway.flow.ports import Entropy, StateStore, Vault
+from gateway.flow.ports import Count, Delete, Entropy, Join, Leave, Put, StateStore, Vault, Write
 from gateway.flow.transaction import Status, Transaction, settled
 from gateway.spec.sections import TransactionsSpec
 
@@ -28,6 +30,8 @@ _TRANSACTION: Final = "transaction"
 _REQUEST: Final = "request"
 _OPEN: Final = "open"
 _LOOP: Final = "loop"
+_ALL: Final = 1_000_000_000
+"""More than any counter counts to; none falls below 0."""
 
 Memo = Literal["waiting", "asked"]
 """Where a raw state is kept, sealed: for this browser's next login, and for the same request asked again."""
@@ -40,6 +44,14 @@ def _b64(data: bytes) -> str:
 def transaction_id(state: str) -> str:
     """The store's key for a state: its SHA-256, base64url."""
     return _b64(hashlib.sha256(state.encode("utf-8", "surrogateescape")).digest())
+
+
+def _first(results: Sequence[Any]) -> Any:
+    """The first result, where none is a refusal. Raises Conflict."""
+    for result in results:
+        if isinstance(result, Conflict):
+            raise result
+    return results[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,24 +84,22 @@ class Transactions:
 
     async def open(self, transaction: Transaction, request: StoredRequest | None, now: float) -> TooMany | None:
         """Store a new transaction (and its request). None when it is stored; durable then."""
-        joined: list[str] = []
         caps: tuple[tuple[Literal["browser", "address", "total"], str, int], ...] = (
             ("browser", "b:" + transaction.binding, self.spec.max_per_browser),
             ("address", "a:" + counted_as(transaction.address), self.spec.max_per_address),
             ("total", "all", self.spec.max_total),
         )
-        for whose, group, cap in caps:
-            if not await self._state.join(_OPEN, group, transaction.id, cap=cap, expires=transaction.expires, now=now):
-                for earlier in joined:
-                    await self._state.leave(_OPEN, earlier, transaction.id)
-                return TooMany(whose)
-            joined.append(group)
+        joined = await self._state.together([Join(_OPEN, group, transaction.id, cap, transaction.expires) for _, group, cap in caps], now)
+        if not all(joined):
+            took = [Leave(_OPEN, group, transaction.id) for (_, group, _), is_in in zip(caps, joined, strict=True) if is_in]
+            if took:
+                await self._state.together(took, now)
+            return TooMany(next(whose for (whose, _, _), is_in in zip(caps, joined, strict=True) if not is_in))
+        writes: list[Write] = []
         if request is not None:
             sealed = self._vault.seal(_REQUEST, codec.encode_request(request), place=f"{_REQUEST}/{transaction.id}")
-            await self._state.put(
-                _REQUEST, transaction.id, sealed, version=0, expires=transaction.expires + self.spec.sending_timeout, now=now
-            )
-        await self._write(transaction, version=0, now=now)
+            writes.append(Put(_REQUEST, transaction.id, sealed, 0, transaction.expires + self.spec.sending_timeout))
+        _first(await self._state.together([*writes, self._put(transaction, 0, now)], now))
         return None
 
     async def load(self, id_: str, now: float) -> Found | None:
@@ -100,11 +110,18 @@ class Transactions:
         transaction = codec.decode(self._open(_TRANSACTION, entry.value, id_))
         return Found(settled(transaction, now, sending_timeout=self.spec.sending_timeout), entry.version)
 
-    async def save(self, transaction: Transaction, version: int, now: float) -> int:
-        """Write the transaction if nobody else has since `version`. A transaction that has ended frees its place and its request."""
-        written = await self._write(transaction, version=version, now=now)
-        if not transaction.open and transaction.status is not Status.SENDING:  # its end is written too, and nothing delays its first byte
-            await self._release(transaction)
+    async def save(self, transaction: Transaction, version: int, now: float, *, along: Sequence[Write] = ()) -> int:
+        """Write the transaction if nobody else has since `version`. A transaction that has ended frees its place and its request.
+
+        along: writes that are done in any case.
+        """
+        put, freed = self._put(transaction, version, now), self._freed(transaction)
+        if not freed or transaction.since:
+            # Who ends what was being sent was the one who sent it: there is no other writer whose request this could take away.
+            return int(_first(await self._state.together([put, *along, *freed], now)))
+        written = int(_first(await self._state.together([put, *along], now)))
+        with suppress(StoreUnavailable):  # what is not freed here ends by its expiry
+            await self._state.together(freed, now)
         return written
 
     async def request(self, id_: str, now: float) -> StoredRequest | None:
@@ -115,13 +132,15 @@ class Transactions:
     async def remember(self, space: Memo, key: str, state: str, *, expires: float, now: float) -> None:
         """Remember a state where it will be asked for; the latest one counts."""
         sealed = self._vault.seal(space, state.encode(), place=f"{space}/{key}")
+        version = 0  # most often nothing is remembered there
         for _ in range(3):
-            entry = await self._state.get(space, key, now)
             try:
-                await self._state.put(space, key, sealed, version=entry.version if entry else 0, expires=expires, now=now)
+                await self._state.put(space, key, sealed, version=version, expires=expires, now=now)
             except Conflict:
-                continue
-            return
+                entry = await self._state.get(space, key, now)
+                version = entry.version if entry else 0
+            else:
+                return
 
     async def recall(self, space: Memo, key: str, now: float, *, once: bool = False) -> str | None:
         """The state that was remembered there; `once` forgets it."""
@@ -136,10 +155,13 @@ class Transactions:
         """Count one asking. True: it was asked more than `loop_limit` times within `loop_window` without an answer."""
         return await self._state.count(_LOOP, key, by=1, expires=now + self.spec.loop_window, now=now) > self.spec.loop_limit
 
-    async def answered(self, transaction: Transaction) -> None:
-        """There was an answer: the asking starts from zero."""
-        if transaction.loop:
-            await self._state.delete(_LOOP, transaction.loop)
+    def answered(self, transaction: Transaction, now: float) -> Sequence[Write]:
+        """There was an answer: what lets the asking start from zero."""
+        return [Count(_LOOP, transaction.loop, -_ALL, now)] if transaction.loop else []
+
+    async def also(self, writes: Sequence[Write], now: float) -> None:
+        """Writes of `answered` and the like, by themselves."""
+        await self._state.together(writes, now)
 
     def ticket(self, id_: str) -> str:
         """The one-use ticket of a transaction: always the same, so that a second /continue needs no second write."""
@@ -168,19 +190,17 @@ class Transactions:
     def bindings(self, secret: str) -> tuple[str, ...]:
         return tuple(_b64(m[:24]) for m in self._vault.macs("binding", secret.encode("utf-8", "surrogateescape")))
 
-    async def _write(self, transaction: Transaction, *, version: int, now: float) -> int:
+    def _put(self, transaction: Transaction, version: int, now: float) -> Put:
         sealed = self._vault.seal(_TRANSACTION, codec.encode(transaction), place=f"{_TRANSACTION}/{transaction.id}")
-        expires = max(transaction.expires, now) + self.spec.tombstone
-        return await self._state.put(_TRANSACTION, transaction.id, sealed, version=version, expires=expires, now=now)
+        return Put(_TRANSACTION, transaction.id, sealed, version, max(transaction.expires, now) + self.spec.tombstone)
 
-    async def _release(self, transaction: Transaction) -> None:
-        """Best effort: what is not released here ends by its expiry."""
-        try:
-            await self._state.delete(_REQUEST, transaction.id)
-            for group in ("b:" + transaction.binding, "a:" + counted_as(transaction.address), "all"):
-                await self._state.leave(_OPEN, group, transaction.id)
-        except StoreUnavailable:
-            return
+    def _freed(self, transaction: Transaction) -> Sequence[Write]:
+        """What an ended transaction needs no more. One that is being sent keeps it: its end is written too, and nothing delays its first
+        byte."""
+        if transaction.open or transaction.status is Status.SENDING:
+            return ()
+        groups = ("b:" + transaction.binding, "a:" + counted_as(transaction.address), "all")
+        return (Delete(_REQUEST, transaction.id), *(Leave(_OPEN, group, transaction.id) for group in groups))
 
     def _open(self, space: str, sealed: bytes, key: str) -> bytes:
         try:

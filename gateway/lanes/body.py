@@ -72,12 +72,17 @@ class ClientBody:
     """The body of a client's request, as it comes. `limit` in bytes bounds what is read in all, `idle_timeout` in seconds
     the silence within it."""
 
-    def __init__(self, request: BaseRequest, *, limit: int, idle_timeout: float, timeout: float | None = None) -> None:
-        """timeout: seconds in which what is peeked at must have arrived; None for as long as it goes on arriving."""
+    def __init__(
+        self, request: BaseRequest, *, limit: int, idle_timeout: float, timeout: float | None = None, total: float | None = None
+    ) -> None:
+        """timeout: seconds in which what is peeked at must have arrived; None for as long as it goes on arriving. total: seconds from now
+        in which all of it must have arrived."""
         self._request = request
         self._limit = limit
         self._idle = idle_timeout
         self._timeout = timeout
+        self._total = total
+        self._end = asyncio.get_running_loop().time() + total if total is not None else float("inf")
         self._peeked: list[bytes] = []
         self._taken = 0
         self._ended = False
@@ -133,10 +138,13 @@ class ClientBody:
         if self._ended or not self.present:
             return b""
         self.check()
+        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._idle):
+            async with asyncio.timeout_at(min(loop.time() + self._idle, self._end)):
                 piece = await self._request.content.readany()
         except TimeoutError as error:
+            if loop.time() >= self._end:
+                raise BodyTimeout(f"the body did not arrive within {self._total:g} s") from error
             raise BodyTimeout(f"nothing of the body for {self._idle:g} s") from error
         except asyncio.CancelledError:
             raise

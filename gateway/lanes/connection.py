@@ -7,7 +7,7 @@ import re
 import socket
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import StreamReader
@@ -44,10 +44,10 @@ class Sent(StreamResponse):
         return None
 
 
-def plain(status: int, text: str) -> bytes:
-    """A whole tiny answer that ends the connection."""
+def plain(status: int, text: str, *more: str) -> bytes:
+    """A whole tiny answer that ends the connection; `more` are further header lines."""
     body = text.encode() + b"\n"
-    fields = ("Content-Type: text/plain; charset=utf-8", f"Content-Length: {len(body)}", "Connection: close")
+    fields = ("Content-Type: text/plain; charset=utf-8", f"Content-Length: {len(body)}", "Connection: close", *more)
     return "\r\n".join((f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *fields, "", "")).encode("ascii") + body
 
 
@@ -57,6 +57,12 @@ def _reason(error: Exception) -> str:
     if (said := _SAID_BY_LLHTTP.match(text)) is not None:
         return said[1]
     return text if text == _TOO_MANY or text.startswith(("Duplicate '", "Missing 'Host'")) else type(error).__name__
+
+
+def peer_address(transport: asyncio.BaseTransport) -> str:
+    """The client's address; "" where it is gone already."""
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if peer else ""
 
 
 def connection_of(request: BaseRequest) -> Connection:
@@ -103,19 +109,21 @@ class Connection(RequestHandler):
         self._trailer_possible = False
         self._last_bytes = b""
         self.serving = 0  # number of the request in hand, from 1
+        self.began = 0.0  # when it began to be served, by the loop's clock
         self._writable = asyncio.Event()
         self._writable.set()
         self.on_lost: Callable[[], None] | None = None
         self.answering = False  # bytes of the present answer are out
+        self._half_closed = False  # the client has ended its side
+        self._tunnel = False
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        peer = transport.get_extra_info("peername")
-        address = str(peer[0]) if peer else ""
+        address = peer_address(transport)
         if self.front is None and not self._listener.admit(address):
-            assert isinstance(transport, asyncio.Transport)  # noqa: S101 -- a stream server makes no other kind
-            transport.abort()
+            self._force_close = True  # nothing of it is read
+            self._listener.turn_away(cast("asyncio.Transport", transport))
             return
         self._address = address if self.front is None else None
         super().connection_made(transport)
@@ -129,9 +137,27 @@ class Connection(RequestHandler):
             self.front.lost()
         self._stop_head_timer()
         self._writable.set()
-        super().connection_lost(exc)
-        if self.on_lost is not None:
-            self.on_lost()
+        try:
+            super().connection_lost(exc)
+        finally:
+            if self.on_lost is not None:
+                self.on_lost()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp keeps no connection open for its answer
+        """The client has ended its side, or is gone: TCP says the same of both. What was asked for in full is answered, then the
+        connection ends; what broke off is refused. Over TLS there is no half-open state: the connection ends at once."""
+        transport, body = self.transport, self._open_payload
+        if transport is None or not transport.can_write_eof():
+            return False
+        self._half_closed = True
+        if self._waiter is not None and not self._messages:
+            if self._head_begun:
+                self._refuse_here(400, "the request head broke off")
+            return False
+        if body is not None and not body.is_eof():
+            body.set_exception(RequestPayloadError("the body broke off"))
+            body.feed_eof()  # nobody shall wait for the rest
+        return True
 
     def data_received(self, data: bytes) -> None:
         if self.front is not None and self._resting and data:
@@ -182,6 +208,13 @@ class Connection(RequestHandler):
         super().resume_writing()
         self._writable.set()
 
+    @property
+    def state(self) -> str:
+        """`tunnel`, `active` (a request is in hand) or `idle`."""
+        if self._tunnel:
+            return "tunnel"
+        return "idle" if self._waiter is not None and not self._messages else "active"
+
     # beside the fast lane
 
     @property
@@ -216,7 +249,8 @@ class Connection(RequestHandler):
         last = self._trailer_possible and self.serving >= self._seen
         behind_a_trailer = last and self._open_payload is not None and self._open_payload.is_eof()
         worn = behind_a_trailer or self._streamed >= _MAX_STREAMED or (self._trusted is not None and self.serving >= self._trusted)
-        return worn or self._close or self._force_close
+        last_of_all = self._half_closed and self.serving >= self._seen
+        return worn or last_of_all or self._close or self._force_close
 
     @property
     def trusted(self) -> bool:
@@ -242,6 +276,7 @@ class Connection(RequestHandler):
                     await self._writable.wait()
             except TimeoutError as error:
                 if transport.get_write_buffer_size() >= unsent:
+                    self._listener.on_cut("slow_reader")
                     transport.abort()
                     raise ClientGone(f"the client read nothing for {timeout:g} s") from error
 
@@ -268,9 +303,12 @@ class Connection(RequestHandler):
         if transport is None:
             raise ClientGone("the connection is closed")
         behind, self._message_tail = self._message_tail, b""
+        self._tunnel = True
         duplex = Duplex()
         duplex.on_lost = self.connection_lost
         duplex.adopt(transport, behind, writing_paused=self._paused)
+        if self._half_closed:
+            duplex.eof_received()
         return duplex
 
     # refusals
@@ -303,6 +341,7 @@ class Connection(RequestHandler):
     def _head_expired(self) -> None:
         self._head_timer = None
         if not self._head_begun:  # a 408 nobody asked for could be taken for the answer to a request just being sent
+            self._listener.on_cut("unused")
             self.force_close()
             return
         self._refuse_here(408, f"the request head took longer than {self._limits.head_timeout:g} s")
@@ -317,7 +356,22 @@ class Connection(RequestHandler):
     def _bound_closing(self, transport: asyncio.Transport | None) -> None:
         """A closing transport first sends what is left: a client that does not read must not hold it."""
         if transport is not None and transport.is_closing() and transport.get_write_buffer_size():
-            self._loop.call_later(self._limits.write_idle_timeout, transport.abort)
+            self._loop.call_later(self._limits.write_idle_timeout, self._end_closing, transport)
+
+    def _end_closing(self, transport: asyncio.Transport) -> None:
+        if transport.get_write_buffer_size():
+            self._listener.on_cut("slow_reader")
+        transport.abort()
+
+    def _process_keepalive(self) -> None:
+        """Nothing was asked for so long. A head that has begun is given the time of a head."""
+        if self._head_begun:
+            self._keepalive_handle = None
+            return
+        before = self._force_close
+        super()._process_keepalive()
+        if self._force_close and not before:
+            self._listener.on_cut("keepalive")
 
     def _stop_head_timer(self) -> None:
         self._head_begun = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 HIGH = 256 * 1024  # bytes unread before the transport is paused; asyncio's selector transports read up to 256 KiB at a time
 LINGER = 10.0  # seconds that a closing connection may take to send what is left
@@ -48,8 +48,7 @@ class Duplex(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 -- create_connection makes no other kind
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no instance of it
 
     def data_received(self, data: bytes) -> None:
         if self.tap is not None:

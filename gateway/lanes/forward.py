@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp.web_request import BaseRequest
 
 from gateway.errors import BodyTooLarge, ClientGone, GatewayError, UpstreamBroke, UpstreamFault, UpstreamTimeout
+from gateway.flow.traffic import UpstreamTraffic
 from gateway.lanes.answer import Answer
 from gateway.lanes.body import Body
 from gateway.lanes.connection import Connection, Sent, connection_of
@@ -35,6 +36,7 @@ class Exchange:
     on_head: gets the head of the answer (also of a 101) as it came and returns the headers that the client shall get.
     outlive: a client that goes does not end the exchange; the answer is then read and dropped.
     on_tunnel: gets the handle of a tunnel before bytes flow.
+    traffic: where the exchange is counted.
     """
 
     method: str
@@ -44,6 +46,7 @@ class Exchange:
     on_head: Callable[[ResponseHead], Awaitable[Headers]]
     outlive: bool = False
     on_tunnel: Callable[[Tunnel], None] | None = None
+    traffic: UpstreamTraffic = field(default_factory=UpstreamTraffic)
 
 
 class Relayed(Sent):
@@ -67,6 +70,7 @@ async def forward(
     Behind it nothing of these is raised: the client's connection is cut and `Relayed.fault` says why.
     """
     given = connection is not None
+    began = asyncio.get_running_loop().time()
     try:
         exchange.body.check()
         if connection is None:
@@ -76,12 +80,13 @@ async def forward(
             pool.release(connection)
         raise
     try:
-        return await _Attempt(request, exchange, pool, limits, connection).run()
+        return await _Attempt(request, exchange, pool, limits, connection, began).run()
     except UpstreamBroke:
         repeatable = exchange.method in IDEMPOTENT and (not exchange.body.present or exchange.body.untouched)
         if given or not connection.reused or connection.responded or not repeatable:
             raise
-    return await _Attempt(request, exchange, pool, limits, await pool.acquire(fresh=True)).run()
+    exchange.traffic.retries += 1
+    return await _Attempt(request, exchange, pool, limits, await pool.acquire(fresh=True), began).run()
 
 
 def prepare(exchange: Exchange, spec: UpstreamSpec, authority: str, *, upgrade: bool) -> Headers:
@@ -125,7 +130,7 @@ class _Attempt:
     """One try on one connection; it releases the connection."""
 
     def __init__(
-        self, request: BaseRequest, exchange: Exchange, pool: UpstreamPool, limits: LimitsSpec, connection: UpstreamConnection
+        self, request: BaseRequest, exchange: Exchange, pool: UpstreamPool, limits: LimitsSpec, connection: UpstreamConnection, began: float
     ) -> None:
         self._request = request
         self._exchange = exchange
@@ -133,6 +138,8 @@ class _Attempt:
         self._spec = pool.spec
         self._limits = limits
         self._upstream = connection
+        self._began = began
+        self._uploaded = 0
         self._gone: ClientGone | None = None
         self._failed = False
         self._answered = False
@@ -155,10 +162,7 @@ class _Attempt:
             if self._spec.total_timeout is not None:
                 self._abort_after(self._spec.total_timeout, "not complete within")
             head = await self._head()
-            headers = await self._exchange.on_head(head)
-            if head.status == 101:
-                return await self._tunnel(head, headers)
-            return await self._relay(head, headers)
+            return await self._pass_on(head)
         finally:
             if self._client is not None:
                 self._client.on_lost = None
@@ -169,6 +173,22 @@ class _Attempt:
                 self._upload.cancel()
                 await asyncio.gather(self._upload, return_exceptions=True)
             self._pool.release(self._upstream, failed=self._failed)
+
+    async def _pass_on(self, head: ResponseHead) -> Relayed:
+        clock = asyncio.get_running_loop().time
+        answered = done = clock()
+        relayed: Relayed | None = None
+        try:
+            headers = await self._exchange.on_head(head)
+            done = clock()
+            if head.status != 101:
+                relayed = await self._relay(head, headers)
+                return relayed
+        finally:
+            own = done - answered + (self._began - self._client.began if self._client is not None else 0.0)
+            received = relayed.sent if relayed is not None else 0
+            self._exchange.traffic.exchange(head.status, answered - self._began, own, self._uploaded, received)
+        return await self._tunnel(head, headers)
 
     async def _head(self) -> ResponseHead:
         exchange, body = self._exchange, self._exchange.body
@@ -193,6 +213,7 @@ class _Attempt:
         try:
             while piece := await self._exchange.body.read():
                 await self._upstream.send_piece(piece, self._spec.idle_timeout)
+                self._uploaded += len(piece)
             self._upstream.send_end()
         except UpstreamBroke:
             pass  # it may have answered before it closed: the reading side finds out
@@ -277,8 +298,14 @@ class _Attempt:
             timer.cancel()
         self._client.on_lost = None
         self._answer.switch(head, headers)
-        tunnel = Tunnel(self._client.take_over(), self._upstream.detach(), idle_timeout=self._limits.tunnel_idle_timeout)
-        if self._exchange.on_tunnel is not None:
-            self._exchange.on_tunnel(tunnel)
-        await tunnel.run()
+        traffic = self._exchange.traffic
+        ends = self._client.take_over(), self._upstream.detach()
+        tunnel = Tunnel(*ends, idle_timeout=self._limits.tunnel_idle_timeout, traffic=traffic)
+        traffic.tunnels += 1
+        try:
+            if self._exchange.on_tunnel is not None:
+                self._exchange.on_tunnel(tunnel)
+            await tunnel.run()
+        finally:
+            traffic.tunnel_closed(tunnel.reason or "broken")
         return Relayed(head, keep_alive=False, sent=tunnel.received, fault=None)

@@ -7,21 +7,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from gateway.errors import BadTarget
 from gateway.lanes.server import raw_target
-from gateway.wire.forwarding import Networks, client_ip, client_scheme, is_trusted
+from gateway.wire.forwarding import Networks, client_ip, client_scheme, is_trusted, origin_host, origin_of
 from gateway.wire.head import Headers, RequestHead
 from gateway.wire.headers import METHODS
 from gateway.wire.target import parse_target
-
-# RFC 9110 §7.2: a host and at most one port. `a:8080:80` is no way to write `a:8080`.
-_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::([0-9]+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +80,7 @@ def locate(headers: Headers, peer: str, entrance: Entrance) -> Located | Unreada
     origin = origin_of(authority, seen, entrance.origins)
     if origin is None:
         return Unreadable(421, "wrong_host", f"host {authority[:200]!r} over {seen} is not in public_url")
-    return Located(seen, _host(origin), origin, client_ip(peer, headers, entrance.trusted), peer, trusted)
+    return Located(seen, origin_host(origin), origin, client_ip(peer, headers, entrance.trusted), peer, trusted)
 
 
 # Our own pages are not logged by path; what only looks like one of them (`/%2estepup/t/su_…`) may hold a state all the same.
@@ -95,19 +90,3 @@ _STATE = re.compile(r"su_[A-Za-z0-9_-]{43}")
 def shown_path(path: bytes) -> str:
     """A path as logs may hold it."""
     return _STATE.sub("su_…", path.decode("latin-1"))
-
-
-@lru_cache(maxsize=64)
-def _host(origin: str) -> str:
-    return urlsplit(origin).hostname or ""
-
-
-def origin_of(authority: str, scheme: str, origins: tuple[str, ...]) -> str | None:
-    """The entry of public_url that a Host value means, default ports left out; None where there is none."""
-    found = _AUTHORITY.fullmatch(authority.strip(" \t").lower())
-    if found is None:
-        return None
-    host, port = found.groups()
-    shown = "" if port is None or port == ("443" if scheme == "https" else "80") else f":{port}"
-    wanted = f"{scheme}://{host}{shown}"
-    return wanted if wanted in origins else None

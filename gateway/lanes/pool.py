@@ -83,6 +83,11 @@ class UpstreamPool:
         now = self._loop.time()
         return tuple(SiteStatus(s.endpoint.url, s.health.available(now, self.spec.health), s.open, len(s.idle)) for s in self._sites)
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for a connection."""
+        return len(self._waiters)
+
     async def acquire(self, *, fresh: bool = False) -> UpstreamConnection:
         """A connection, an unused one where there is one; `fresh` always makes a new one. Nothing is sent.
 

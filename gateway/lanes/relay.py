@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from aiohttp import web
 
@@ -18,10 +19,12 @@ from gateway.flow.identity import Identified, Login, SessionSource
 from gateway.flow.issuer import Issuer
 from gateway.flow.repository import Transactions, transaction_id
 from gateway.flow.sessions import Sessions
+from gateway.flow.traffic import UpstreamTraffic
 from gateway.lanes.answers import Answers
 from gateway.lanes.body import Body, ClientBody, GivenBody
 from gateway.lanes.forward import Exchange, Relayed, forward
 from gateway.lanes.pool import UpstreamPool
+from gateway.lanes.tunnels import Tunnels
 from gateway.lanes.upstream import ResponseHead, UpstreamConnection
 from gateway.spec.sections import LimitsSpec
 from gateway.tokens.passes import Pass
@@ -47,13 +50,15 @@ class Upstream:
     pool: UpstreamPool
     rewrite: Rewrite | None
     identity: frozenset[bytes]
+    traffic: UpstreamTraffic
 
 
 class Relay:
     def __init__(
         self, *, upstreams: Callable[[], dict[str, Upstream]], sessions: Sessions, issuer: Issuer, transactions: Transactions,
-        answers: Answers, limits: LimitsSpec, trusted: Networks,
+        answers: Answers, limits: LimitsSpec, trusted: Networks, tunnels: Tunnels,
     ) -> None:  # fmt: skip
+        self._tunnels = tunnels
         self._upstreams = upstreams
         self._sessions = sessions
         self._issuer = issuer
@@ -138,6 +143,8 @@ class Relay:
             body=body,
             on_head=self._on_head(asked, head, name, upstream, identified, login, answered, gated=gated),
             outlive=connection is not None,
+            on_tunnel=partial(self._tunnels.watch, judged, asked.now),
+            traffic=upstream.traffic,
         )
         return await forward(request, exchange, upstream.pool, self._limits, connection=connection)
 
@@ -155,17 +162,21 @@ class Relay:
         source = self._sessions.source(judged.route.upstream) if judged.route else None
         added: list[tuple[bytes, bytes]] = []
         if gated and steps:
-            known = {**judged.facts.proofs, **judged.facts.granted}
-            proofs: dict[str, Proof] = {s: known[s] for s in steps if s in known}
-            holder: Pass | None = identified.holder
-            token = self._issuer.upstream_token(
-                holder, identified.subject, proofs, origin=head.origin, upstream=upstream.pool.name, now=asked.now
-            )
-            added.append((TOKEN_HEADER, token.encode("ascii")))
+            added.append((TOKEN_HEADER, self.token(head, judged, identified, steps, asked.now)))
         if _upgrades(head):
             added += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
         trusted = is_trusted(asked.head.peer, self._trusted)
         return upstream_fields(head, identified, upstream, source, trusted=trusted, added=tuple(added))
+
+    def token(self, head: RequestHead, judged: Judged, identified: Identified, steps: tuple[str, ...], now: float) -> bytes:
+        """The upstream token for a request that these steps let through."""
+        known = {**judged.facts.proofs, **judged.facts.granted}
+        proofs: dict[str, Proof] = {s: known[s] for s in steps if s in known}
+        holder: Pass | None = identified.holder
+        upstream = judged.route.upstream if judged.route else ""
+        return self._issuer.upstream_token(holder, identified.subject, proofs, origin=head.origin, upstream=upstream, now=now).encode(
+            "ascii"
+        )
 
     def _on_head(
         self, asked: Asked, head: RequestHead, name: str, upstream: Upstream, identified: Identified, login: Login | None,

@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Protocol
 
@@ -21,11 +22,18 @@ from aiohttp.web_server import Server
 
 from gateway.errors import ClientGone
 from gateway.lanes.connection import Connection, Sent, connection_of, plain
+from gateway.lanes.handshake import Handshake
 from gateway.lanes.strict import judge
 from gateway.spec.sections import LimitsSpec
 
 Handler = Callable[[BaseRequest], Awaitable[StreamResponse]]
 OnBadRequest = Callable[[int, str], None]
+OnCut = Callable[[str], None]
+"""Hears of connections that end without an answer to a request, by reason: `too_many_connections`, `too_many_connections_of_address`,
+`tls_handshake_timeout`, `tls_handshake`, `slow_reader`, `keepalive` (unused after an answer), `unused` (never a byte)."""
+
+_TURNED_AWAY = 64  # connections above the bound that may stand for a moment, to read why
+_MOMENT = 1.0  # seconds
 
 log = structlog.get_logger(__name__)
 
@@ -70,16 +78,22 @@ class Fast(Protocol):
 class Listener(Server):
     """aiohttp's server, counting connections and judging heads before the handler sees them. fast: the lane in front of it, if any."""
 
-    def __init__(self, handler: Handler, limits: LimitsSpec, on_bad_request: OnBadRequest, fast: Fast | None = None) -> None:
+    def __init__(
+        self, handler: Handler, limits: LimitsSpec, on_bad_request: OnBadRequest, fast: Fast | None = None, on_cut: OnCut = lambda _: None
+    ) -> None:
         super().__init__(self._serve)
         self._handler = handler
         self._limits = limits
         self._fast = fast
         self.on_bad_request = on_bad_request
+        self.on_cut = on_cut
         self._addresses: Counter[str] = Counter()
+        self._admitted = 0
+        self._turned_away = 0
         self._running = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
+        self.handshakes: set[asyncio.Task[None]] = set()  # of TLS, under way
 
     def __call__(self) -> Any:
         return Connection(self, self._limits) if self._fast is None else self._fast.connection(self)
@@ -96,16 +110,51 @@ class Listener(Server):
     @property
     def open(self) -> int:
         """Client connections, of both lanes."""
-        return self._addresses.total()
+        return self._admitted
 
     def admit(self, address: str) -> bool:
         """Count a connection in; False when there are too many in all or of this address."""
-        if self._addresses.total() >= self._limits.max_connections or self._addresses[address] >= self._limits.max_connections_per_address:
+        if self._admitted >= self._limits.max_connections:
+            self.on_cut("too_many_connections")
+            return False
+        if self._addresses[address] >= self._limits.max_connections_per_address:
+            self.on_cut("too_many_connections_of_address")
             return False
         self._addresses[address] += 1
+        self._admitted += 1
         return True
 
+    def turn_away(self, transport: asyncio.Transport) -> None:
+        """Tell a connection that was not admitted why, and end it. Its protocol must ignore what comes.
+
+        A bounded number of these stand for a moment, for a client whose request meets a closed socket may never read the answer; further
+        ones are closed at once.
+        """
+        if self._turned_away >= _TURNED_AWAY:
+            transport.abort()
+            return
+        self._turned_away += 1
+        transport.write(plain(503, "Too many connections", "Retry-After: 5"))
+        if transport.can_write_eof():
+            transport.write_eof()
+        else:
+            transport.close()
+        asyncio.get_running_loop().call_later(_MOMENT, self._end_turned_away, transport)
+
+    def _end_turned_away(self, transport: asyncio.Transport) -> None:
+        self._turned_away -= 1
+        transport.abort()
+
+    def states(self) -> dict[str, int]:
+        """Open client connections by what they do: `handshake` (of TLS), `idle`, `active`, `tunnel`."""
+        found = Counter(connection.state for connection in self.connections if connection.front is None)
+        for front in self._fast.connections if self._fast is not None else ():
+            slow = front.slow
+            found[slow.state if slow is not None else "active" if front.busy else "idle"] += 1
+        return {state: found[state] for state in ("idle", "active", "tunnel")} | {"handshake": len(self.handshakes)}
+
     def dismiss(self, address: str) -> None:
+        self._admitted -= 1
         self._addresses[address] -= 1
         if not self._addresses[address]:
             del self._addresses[address]
@@ -119,6 +168,8 @@ class Listener(Server):
 
     async def drain(self, timeout: float) -> None:
         """End unused connections now, busy ones after their answer, all after `timeout` seconds."""
+        for handshake in tuple(self.handshakes):
+            handshake.cancel()
         fronts = list(self._fast.connections) if self._fast is not None else []
         for front in fronts:
             if front.slow is not None:
@@ -146,6 +197,7 @@ class Listener(Server):
         connection = connection_of(request)
         connection.answering = False
         connection.serving += 1
+        connection.began = self._loop.time()
         if not connection.trusted:
             connection.cut(reset=False)
             return Sent(499, keep_alive=False)
@@ -190,6 +242,10 @@ class RunningServer:
         """Open client connections."""
         return self._listener.open
 
+    def states(self) -> dict[str, int]:
+        """See `Listener.states`."""
+        return self._listener.states()
+
     async def close(self, drain: float) -> None:
         """Accept no more, let running requests go on for `drain` seconds, then end them."""
         self._server.close()
@@ -205,14 +261,15 @@ async def serve(
     ssl_context: ssl.SSLContext | None,
     limits: LimitsSpec,
     on_bad_request: OnBadRequest,
+    on_cut: OnCut = lambda _: None,
     sock: socket.socket | None = None,
     fast: Fast | None = None,
 ) -> RunningServer:
     """Listen on `host:port`, or on `sock`. Raises OSError. `on_bad_request(status, reason)` hears of every refused request;
-    `reason` never quotes the client's bytes."""
+    `reason` never quotes the client's bytes. `on_cut(reason)` hears of every connection that ends without an answer."""
     loop = asyncio.get_running_loop()
-    listener = Listener(handler, limits, on_bad_request, fast)
-    tls: dict[str, Any] = {} if ssl_context is None else {"ssl": ssl_context, "ssl_handshake_timeout": limits.head_timeout}
+    listener = Listener(handler, limits, on_bad_request, fast, on_cut)
+    factory = listener if ssl_context is None else partial(Handshake, listener, ssl_context, limits.head_timeout)
     where: dict[str, Any] = {"host": host, "port": port} if sock is None else {"sock": sock}
-    server = await loop.create_server(listener, backlog=1024, **where, **tls)
+    server = await loop.create_server(factory, backlog=1024, **where)
     return RunningServer(listener, server)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import assert_never
+from typing import Protocol, assert_never
 
 import structlog
 from aiohttp import web
 
-from gateway.errors import BodyTooLarge, ClientGone, Conflict, StoreUnavailable, UpstreamFault
+from gateway.errors import BodyTooLarge, ClientGone, Conflict, GatewayError, StoreUnavailable, UpstreamFault
 from gateway.flow.asked import Asked
 from gateway.flow.gate import BodyReader, Gate, Judged
 from gateway.flow.guessing import Guessing
@@ -26,8 +26,9 @@ from gateway.flow.trail import Trail
 from gateway.flow.transaction import Event, Status, move
 from gateway.flow.visit import Closed, Door
 from gateway.lanes.answers import Answers
-from gateway.lanes.body import ClientBody
+from gateway.lanes.body import BodyTimeout, ClientBody
 from gateway.lanes.faults import refusal
+from gateway.lanes.forward import Relayed
 from gateway.lanes.heads import Entrance, Unreadable, read_head, shown_path
 from gateway.lanes.relay import Diverted, Relay
 from gateway.lanes.suspend import Paths, Suspender, same_target
@@ -40,6 +41,13 @@ from gateway.spec.sections import LimitsSpec
 from gateway.wire.target import query_pairs
 
 log = structlog.get_logger(__name__)
+
+
+class LetPass(Protocol):
+    """What an `Allow` comes to. gated: a rule protects the resource; steps: what was proved for it."""
+
+    async def __call__(self, judged: Judged, steps: tuple[str, ...], *, gated: bool) -> web.StreamResponse: ...
+
 
 OwnPages = Callable[[web.BaseRequest, Asked], Awaitable[web.StreamResponse]]
 
@@ -75,19 +83,35 @@ class SlowLane:
             self._trail.event("refused", request_id=request_id, kind=head.kind, reason=head.private)
             return self._answers.bare(head.status, head.kind, request_id)
         asked = Asked(head, request_id, self._clock())
+        return await self.guarded(asked, self._serve(request, asked))
+
+    async def guarded(self, asked: Asked, serving: Awaitable[web.StreamResponse]) -> web.StreamResponse:
+        """The answer of `serving`, or the refusal that a fault in it comes to."""
+        request_id = asked.request_id
         try:
-            return await self._serve(request, asked)
+            response = await serving
+            if isinstance(response, Relayed) and response.fault is not None:
+                self._broke_off(asked, response.fault)
+            return response  # noqa: TRY300 -- `else` would leave the faults of these lines outside of the net
         except Diverted as diverted:
             return diverted.response
         except (StoreUnavailable, BodyTooLarge, ClientGone, UpstreamFault) as error:
-            route = self._gate.route(head)
-            upstream = route.upstream if route else ""
-            return refusal(error, asked, upstream, answers=self._answers, trail=self._trail, limits=self._limits)
+            return self._refusal(asked, error)
         except asyncio.CancelledError:
             raise
         except Exception:  # the last line: a fault of ours is a page with a number, and a line in the log
             log.exception("internal error", request_id=request_id)
             return self._answers.refusal(asked, "internal")
+
+    def _refusal(self, asked: Asked, error: GatewayError) -> web.Response:
+        route = self._gate.route(asked.head)
+        upstream = route.upstream if route else ""
+        return refusal(error, asked, upstream, answers=self._answers, trail=self._trail, limits=self._limits)
+
+    def _broke_off(self, asked: Asked, fault: GatewayError) -> None:
+        """An answer was cut behind its head: noted like a fault before it. A client that goes is nobody's fault."""
+        if isinstance(fault, BodyTimeout) or not isinstance(fault, ClientGone):
+            self._refusal(asked, fault)
 
     async def _serve(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
         if self._paths.own(asked.head.target.path):
@@ -98,21 +122,39 @@ class SlowLane:
         return await self._gated(request, asked)
 
     async def _gated(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
+        incoming = self.body(request)
+
+        async def forward(judged: Judged, steps: tuple[str, ...], *, gated: bool) -> web.StreamResponse:
+            return await self._relay.forward(request, asked, judged, incoming, steps=steps, gated=gated)
+
+        return await self.decided(asked, incoming, self.reader(asked, incoming), forward)
+
+    def body(self, request: web.BaseRequest) -> ClientBody:
         limits = self._limits
-        incoming = ClientBody(request, limit=limits.max_upload, idle_timeout=limits.body_idle_timeout, timeout=limits.body_timeout)
-        judged = await self._gate.judge(asked.head, asked.now, self._reader(asked, incoming))
+        return ClientBody(
+            request, limit=limits.max_upload, idle_timeout=limits.body_idle_timeout, timeout=limits.body_timeout,
+            total=limits.upload_timeout,
+        )  # fmt: skip
+
+    async def decided(
+        self, asked: Asked, incoming: ClientBody, read_body: BodyReader, let_pass: LetPass, *, kept: bool = True
+    ) -> web.StreamResponse:
+        """Judge a request and do what follows. let_pass: what an `Allow` comes to. kept: a body can be stored; where it cannot, whoever
+        sent one is asked to send it again after the step-up. May raise what `guarded` catches."""
+        judged = await self._gate.judge(asked.head, asked.now, read_body)
         if await self._used_up(asked, judged):
             bare = replace(judged.identified, holder=replace(judged.identified.holder, proofs={})) if judged.identified.holder else None
-            judged = await self._gate.judge(asked.head, asked.now, self._reader(asked, incoming), identified=bare)
+            judged = await self._gate.judge(asked.head, asked.now, read_body, identified=bare)
         decision = judged.decision
         self._log(asked, judged)
         match decision:
             case Allow():
                 # What somebody may see because of who they are, or of what they proved, is for no shared cache.
-                gated = decision.by_pass or decision.relied_on_pass
-                return await self._relay.forward(request, asked, judged, incoming, steps=decision.steps, gated=gated)
+                return await let_pass(judged, decision.steps, gated=decision.by_pass or decision.relied_on_pass)
             case StepUp():
-                return await self._step_up(request, asked, judged, decision, incoming)
+                if not kept and asked.head.method != "GET":
+                    decision = replace(decision, replay="off")
+                return await self._step_up(asked, judged, decision, incoming, read_body, let_pass)
             case Deny():
                 if judged.route is None:
                     return self._answers.refusal(asked, "denied", status=decision.status, message=decision.public)
@@ -123,23 +165,21 @@ class SlowLane:
                 assert_never(decision)
 
     async def _step_up(
-        self, request: web.BaseRequest, asked: Asked, judged: Judged, decision: StepUp, incoming: ClientBody
+        self, asked: Asked, judged: Judged, decision: StepUp, incoming: ClientBody, read_body: BodyReader, let_pass: LetPass
     ) -> web.StreamResponse:
         try:
-            granted = await self._grant(request, asked, judged, decision, incoming)
+            granted = await self._grant(asked, judged, decision, read_body)
             if granted is not None:
-                return granted
+                return await let_pass(granted[0], granted[1].steps, gated=True)
             source = self._relay.source(judged)
             return await self._suspender.suspend(asked, judged, decision, incoming, can_login=source is not None)
         except StoreUnavailable as error:
             if not self._lenient(decision.rules):
                 raise
             self._trail.event("allowed without a store", request_id=asked.request_id, rules=",".join(decision.rules), reason=str(error))
-            return await self._relay.forward(request, asked, judged, incoming, steps=(), gated=True)
+            return await let_pass(judged, (), gated=True)
 
-    async def _grant(
-        self, request: web.BaseRequest, asked: Asked, judged: Judged, decision: StepUp, incoming: ClientBody
-    ) -> web.StreamResponse | None:
+    async def _grant(self, asked: Asked, judged: Judged, decision: StepUp, read_body: BodyReader) -> tuple[Judged, Allow] | None:
         """A client repeats a request that is not stored and whose steps were asked `once`: the READY transaction that its pass names is
         used up here."""
         presented = judged.identified.presented
@@ -153,9 +193,7 @@ class SlowLane:
         transaction = visit.found.transaction
         if transaction.status is not Status.READY or transaction.ticketed or not same_target(asked.head, transaction):
             return None
-        again = await self._gate.judge(
-            asked.head, asked.now, self._reader(asked, incoming), identified=judged.identified, granted=proved(transaction)
-        )
+        again = await self._gate.judge(asked.head, asked.now, read_body, identified=judged.identified, granted=proved(transaction))
         if not isinstance(again.decision, Allow):
             return None
         try:
@@ -163,7 +201,7 @@ class SlowLane:
         except Conflict:
             return None
         self._log(asked, again)
-        return await self._relay.forward(request, asked, again, incoming, steps=again.decision.steps, gated=True)
+        return again, again.decision
 
     async def _used_up(self, asked: Asked, judged: Judged) -> bool:
         """What was proved before a login (a captcha) counts for a bounded number of logins (design.md 7.7). May raise StoreUnavailable."""
@@ -182,7 +220,7 @@ class SlowLane:
         rules = self._rules()
         return bool(names) and all(rules[name].on_error == "allow" for name in names if name in rules)
 
-    def _reader(self, asked: Asked, incoming: ClientBody) -> BodyReader:
+    def reader(self, asked: Asked, incoming: ClientBody) -> BodyReader:
         """What conditions see of the body, read when they ask for it."""
 
         async def read_body() -> Body | BodyUnavailable:

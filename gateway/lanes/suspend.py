@@ -92,7 +92,8 @@ class Suspender:
         if not script and decision.replay != "off" and head.method not in ("GET", "HEAD"):
             try:
                 stored_body = await self._whole(incoming)
-            except BodyTooLarge:
+            except BodyTooLarge as error:
+                self._trail.event("refused", request_id=asked.request_id, kind="too_large", reason=str(error))
                 return self._answers.refusal(asked, "too_large", limit=self._transactions.spec.max_body)
         state = self._transactions.new_state()
         transaction = self._new(asked, judged, decision, transaction_id(state), browser, script=script, loop=key)

@@ -26,7 +26,7 @@ _ADDRESS = re.compile(r"[^\s@<>]+@[^\s@<>]+|[^<>\r\n]*<[^\s@<>]+@[^\s@<>]+>")
 
 def check_names(report: Report, source: Source, raw: Mapping[str, Any]) -> None:
     """Names of upstreams and steps: they stand in tokens, URLs and logs."""
-    for section, what in (("upstreams", "an upstream"), ("steps", "a step")):
+    for section, what in (("upstreams", "an upstream"), ("steps", "a step"), ("forward_auth", "a proxy")):
         for name in _mapping(raw.get(section)):
             if not _NAME.fullmatch(name):
                 message = f"the name of {what} is 1 to 64 letters, digits, `_`, `.` or `-`, and begins with a letter or digit"
@@ -71,6 +71,7 @@ def check_sections(report: Report, source: Source, spec: GatewaySpec, kinds: Reg
     if spec.admin.listen == spec.listen and parse_address(spec.listen)[1] != 0:
         at: Loc = ("admin", "listen") if "listen" in spec.admin.model_fields_set else ("listen",)
         report.add(source, at, "the public and the admin listener cannot have one address")
+    _forward_auth(report, source, spec)
     for key, check in (("state", kinds.check_state), ("records", kinds.check_records)):
         if (wrong := check(getattr(spec.stores, key))) is not None:
             report.add(source, ("stores", key), wrong)
@@ -87,6 +88,31 @@ def check_sections(report: Report, source: Source, spec: GatewaySpec, kinds: Reg
             report.add(source, ("mail", "from"), "is not a mail address")
     if spec.theme.support_url is not None and not spec.theme.support_url.startswith(("https://", "http://", "mailto:")):
         report.add(source, ("theme", "support_url"), "is not a link; write https://… or mailto:…")
+
+
+def _forward_auth(report: Report, source: Source, spec: GatewaySpec) -> None:
+    taken = {spec.listen: "the public listener", spec.admin.listen: "the admin listener"}
+    secrets: set[str] = set()
+    for name, proxy in spec.forward_auth.items():
+        at: Loc = ("forward_auth", name)
+        if (proxy.listen is None) == (proxy.secret is None):
+            if not any(report.said_below(source, (*at, key)) for key in ("listen", "secret")):
+                report.add(source, at, "needs exactly one of `listen` (an address of its own) and `secret`", key=True)
+            continue
+        if proxy.secret is not None:
+            if proxy.secret.strip() != proxy.secret or not proxy.secret.isascii() or not proxy.secret.isprintable():
+                report.add(source, (*at, "secret"), "is sent in a header: printable ASCII, without blanks around it")
+            elif proxy.secret in secrets:
+                report.add(source, (*at, "secret"), "is that of another proxy too; each has its own")
+            secrets.add(proxy.secret)
+        elif proxy.listen is not None:
+            host, port = parse_address(proxy.listen)
+            if not host:
+                report.add(source, (*at, "listen"), f"names no host; write 127.0.0.1:{port}")
+            elif port != 0 and (other := taken.setdefault(proxy.listen, f"forward_auth.{name}")) != f"forward_auth.{name}":
+                report.add(source, (*at, "listen"), f"is the address of {other} already")
+            elif not _loopback(proxy.listen):
+                report.warn(source, (*at, "listen"), "is off loopback: whoever reaches it is believed to be the proxy")
 
 
 def _upstreams(report: Report, source: Source, spec: GatewaySpec) -> None:
@@ -118,6 +144,18 @@ def check_steps(report: Report, source: Source, spec: GatewaySpec, steps: Mappin
     for name, config in steps.items():
         if getattr(config, "needs_mail", False) and spec.mail is None:
             report.add(source, ("steps", name), "sends mail, so the section `mail` is needed")
+
+
+def check_identity(report: Report, source: Source, spec: GatewaySpec, sources: Iterable[tuple[int, str]]) -> None:
+    """What identity sources need of other sections. sources: position and `from`."""
+    for index, origin in sources:
+        if origin == "login_form" and spec.forward_auth:
+            report.warn(
+                source,
+                ("identity", index),
+                "login_form learns from the application's answers, which a proxy of `forward_auth` never shows: let the proxy send the "
+                "paths of login and logout to the gateway itself",
+            )
 
 
 def check_files(report: Report, source: Source, spec: GatewaySpec) -> list[Path]:

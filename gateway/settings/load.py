@@ -39,6 +39,7 @@ class Loaded:
     spec: the sections; its `rules` hold those of `rules_dir` too. steps, step_kinds: by name, in file order. identity: (`from`, settings),
     in file order. files: everything that was read, and `rules_dir` itself, for a watcher. base: the folder that relative paths (key file,
     stores) start at. version: changes with the text of the files; also the ruleset's version.
+    warnings: what works, and perhaps not as it was meant.
     """
 
     spec: GatewaySpec
@@ -49,6 +50,7 @@ class Loaded:
     files: tuple[Path, ...]
     base: Path
     version: str
+    warnings: tuple[Mistake, ...] = ()
 
 
 @dataclass(slots=True)
@@ -132,6 +134,7 @@ def _load(path: Path, environ: Mapping[str, str], kinds: Registry) -> Loaded | P
     if spec is not None:
         cross.check_sections(report, main, spec, kinds)
         cross.check_steps(report, main, spec, {name: step.config for name, step in steps.items()})
+        cross.check_identity(report, main, spec, [(entry.index, entry.origin) for entry in identity])
         files.read.extend(cross.check_files(report, main, spec))
 
     version = files.digest.hexdigest()[:16]
@@ -159,6 +162,7 @@ def _load(path: Path, environ: Mapping[str, str], kinds: Registry) -> Loaded | P
         files=watched,
         base=path.parent,
         version=version,
+        warnings=tuple(report.warned),
     )
 
 

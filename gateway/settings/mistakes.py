@@ -65,6 +65,12 @@ class Report:
     places: set[tuple[int, Loc]] = field(default_factory=set)
     above: set[tuple[int, Loc]] = field(default_factory=set)
     documents: list[Document] = field(default_factory=list)
+    warned: list[Mistake] = field(default_factory=list)
+
+    def warn(self, source: Source, loc: Loc, message: str) -> None:
+        """Something that works, and perhaps not as it was meant. Stops nothing."""
+        mark = source.document.mark(loc)
+        self.warned.append(Mistake(source.name, mark.line, mark.column, shown(loc), f"warning: {message}"))
 
     def add(self, source: Source, loc: Loc, message: str, *, key: bool = False, missing: bool = False, offset: int | None = None) -> None:
         """key: the place is that of the key. missing: the last part of `loc` is not there. offset: a character within the scalar."""

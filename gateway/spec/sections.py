@@ -60,12 +60,18 @@ class UpstreamSpec(Spec):
     )
     tls: UpstreamTlsSpec | None = Field(None, description="For https URLs.")
     health: HealthSpec = Field(default_factory=HealthSpec, description="Health checks.")
-    connect_timeout: Duration = Field(5.0, description="Bound on making a connection.")
-    first_byte_timeout: Duration = Field(60.0, description="Bound on waiting for the head of the answer.")
-    idle_timeout: Duration = Field(300.0, description="Bound on silence within an answer.")
-    total_timeout: Duration | None = Field(None, description="Bound on a whole exchange; none unless set (SSE and downloads last).")
-    max_connections: Int = Field(256, ge=1, description="Open connections to one url.")
-    keepalive: Duration = Field(30.0, description="How long an unused connection is kept.")
+    connect_timeout: Duration = Field(5.0, description="Time for making a connection; 502 above.")
+    first_byte_timeout: Duration = Field(60.0, description="Time from the end of the request to the head of the answer; 504 above.")
+    idle_timeout: Duration = Field(
+        300.0, description="Silence within an answer, which then breaks off; or while the request is not taken: 504."
+    )
+    total_timeout: Duration | None = Field(
+        None, description="Time for a whole exchange; none unless set (SSE and downloads last). 504 above, or the answer breaks off."
+    )
+    max_connections: Int = Field(
+        256, ge=1, description="Open connections to one url. A request waits `connect_timeout` for one; 503 with Retry-After above."
+    )
+    keepalive: Duration = Field(30.0, description="How long an unused connection is kept; then it is closed.")
 
 
 class StoresSpec(Spec):
@@ -157,24 +163,57 @@ class TokensSpec(Spec):
 class LimitsSpec(Spec):
     """What one client can hold."""
 
-    max_connections: Int = Field(10_000, ge=1, description="Open client connections in all; further ones are closed at once.")
-    max_connections_per_address: Int = Field(1_000, ge=1, description="Open client connections of one address.")
+    max_connections: Int = Field(
+        10_000, ge=1, description="Open client connections in all; further ones get 503 with Retry-After, over TLS they are closed."
+    )
+    max_connections_per_address: Int = Field(1_000, ge=1, description="Open client connections of one address; the same above.")
     request_line: Size = Field(8190, description="Longest request line; 414 above.")
-    header_size: Size = Field(16_384, description="Longest single header field; 431 above.")
+    header_size: Size = Field(16_384, description="Longest value of a single header field; 431 above.")
     header_count: Int = Field(128, ge=1, description="Header fields of a request; 431 above.")
-    head_timeout: Duration = Field(15.0, description="Time for a request head to arrive in full; 408 above.")
-    keepalive: Duration = Field(75.0, description="How long an unused client connection is kept.")
+    head_timeout: Duration = Field(
+        15.0,
+        description="Time for a request head to arrive in full; 408 above. As long for a TLS handshake or a first byte; then it is closed.",
+    )
+    keepalive: Duration = Field(75.0, description="How long an unused client connection is kept; then it is closed.")
     body_idle_timeout: Duration = Field(60.0, description="Silence within a request body; 408 above.")
     body_timeout: Duration = Field(
         120.0,
         description="Time for a body that the gateway reads itself (an answer, a form to look into or to suspend) to arrive; 408 above.",
     )
-    write_idle_timeout: Duration = Field(60.0, description="A client that does not read for this long is cut off.")
+    upload_timeout: Duration = Field(
+        7200.0, description="Time for a whole request body to arrive, however steadily it comes; 408 above, or the answer breaks off."
+    )
+    write_idle_timeout: Duration = Field(60.0, description="A client that does not read for this long is closed.")
     max_upload: Size = Field(10 << 30, description="Largest request body that is forwarded; 413 above.")
-    condition_body: Size = Field(65_536, description="Largest body that `request.form` and `request.json` look into.")
+    condition_body: Size = Field(
+        65_536,
+        description="Largest body that `request.form` and `request.json` look into; above, it counts as met for `require` and `deny`.",
+    )
     answer_body: Size = Field(65_536, description="Largest body of an answer to an interstitial; 413 above.")
-    drain: Duration = Field(10.0, description="How long running requests may go on after SIGTERM.")
-    tunnel_idle_timeout: Duration = Field(3600.0, description="Silence within a WebSocket or another upgraded connection.")
+    drain: Duration = Field(10.0, description="How long running requests may go on after SIGTERM; then they are closed.")
+    tunnel_idle_timeout: Duration = Field(3600.0, description="Silence within a WebSocket; then it is closed.")
+
+
+class ForwardAuthSpec(Spec):
+    """One proxy that asks the gateway for the decision and forwards by itself (`auth_request`, ForwardAuth, `forward_auth`, `ext_authz`).
+
+    Exactly one of `listen` and `secret` says how the gateway knows that it is this proxy who asks.
+    """
+
+    dialect: Literal["nginx", "traefik", "caddy", "envoy"] = Field(
+        description="How the proxy tells about the request, and what it makes of the answer."
+    )
+    listen: Address | None = Field(
+        None,
+        description="A listener of its own for this proxy, where every path is an auth request. Whoever reaches it is the proxy: keep it "
+        "on loopback, or in a network of the two.",
+    )
+    secret: str | None = Field(
+        None,
+        min_length=16,
+        description="Asks at `<prefix>/forward-auth` of the public listener, with this in the header `X-Stepup-Forward-Auth`. Without it "
+        "the path does not exist.",
+    )
 
 
 class LogSpec(Spec):
@@ -222,6 +261,9 @@ class GatewaySpec(Spec):
     tokens: TokensSpec = Field(default_factory=TokensSpec, description="Signed tokens.")
     limits: LimitsSpec = Field(default_factory=LimitsSpec, description="Bounds on clients.")
     log: LogSpec = Field(default_factory=LogSpec, description="Logging.")
+    forward_auth: Annotated[dict[str, ForwardAuthSpec], BeforeValidator(_string_keys)] = Field(
+        default_factory=dict, description="Proxies that ask for the decision and forward by themselves, by name."
+    )
     steps: Annotated[dict[str, dict[str, Any]], BeforeValidator(_string_keys)] = Field(
         default_factory=dict, description="Step name to settings; `kind` names the plugin."
     )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from importlib import import_module
+from typing import Any, Protocol
 
 from gateway.flow.ports import StateStore
-from gateway.stores.state_redis import RedisState
 from gateway.stores.state_sqlite import SqliteState
 from gateway.stores.urls import check_records_url, check_url, resolve_url, sqlite_path
 
@@ -29,4 +29,6 @@ async def open_state(url: str, *, redis_deadline: float, sqlite_deadline: float)
         raise ValueError(wrong)
     if url.startswith("sqlite:"):
         return SqliteState(sqlite_path(url), deadline=sqlite_deadline)
-    return RedisState(url, deadline=redis_deadline)
+    module: Any = import_module("gateway.stores.state_redis")  # see gateway/lean.py
+    store: StateBackend = module.RedisState(url, deadline=redis_deadline)
+    return store

@@ -1,168 +1,121 @@
-"""The records: what stays. SQLAlchemy Core; what every database understands, but for the few lines that set SQLite up.
+"""The records: what stays. One SQLite file, by plain SQL on the thread that the state store uses too (see sqlite_thread).
 
-A document is written only over the version that the caller has read. A call is one transaction, on disk when it returns. At start, the
-steps in `gateway/stores/migrations` bring an older database up to date in one transaction: of several processes one does the work, the
-others find it done.
+A document is written only over the version that the caller has read. A call is on disk when it returns; audit lines that come together
+are flushed together. A new database is made in the newest format at once; an older one is brought up to date at the start, in one
+transaction, by the steps in `gateway/stores/migrations` (Alembic): of several processes one does the work, the others find it done.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
+import sqlite3
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final
 
-import sqlalchemy as sa
-from alembic.command import upgrade
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
-
-from gateway.errors import Conflict, StoreTooNew, StoreUnavailable
+from gateway.errors import Conflict
 from gateway.flow.ports import AuditEvent, Entry
-from gateway.stores.sql_edge import Edge, sqlite_engine
+from gateway.stores.sqlite_thread import SqliteThread
 from gateway.stores.urls import check_records_url, sqlite_path
 
-_MIGRATIONS = Path(__file__).parent / "migrations"
+REVISION: Final = "0001"
+"""The newest revision in `migrations/versions`: what `_NEW` makes. A test holds the two together."""
+_NEW: Final = """
+CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num));
+CREATE TABLE documents (
+  kind TEXT NOT NULL, owner TEXT NOT NULL, name TEXT NOT NULL, value BLOB NOT NULL, version INTEGER NOT NULL,
+  created DOUBLE NOT NULL, updated DOUBLE NOT NULL, PRIMARY KEY (kind, owner, name)
+);
+CREATE TABLE audit (
+  id INTEGER NOT NULL, at DOUBLE NOT NULL, event TEXT NOT NULL, request_id TEXT NOT NULL, subject TEXT NOT NULL, rule TEXT NOT NULL,
+  step TEXT NOT NULL, outcome TEXT NOT NULL, address TEXT NOT NULL, detail TEXT NOT NULL, PRIMARY KEY (id)
+);
+CREATE INDEX audit_at ON audit (at);
+CREATE INDEX audit_subject ON audit (subject, at)
+"""
 _MIGRATION_TIME = 60.0  # seconds; altering a large table takes longer than any call may
-
-_metadata = sa.MetaData()
-_documents = sa.Table(
-    "documents",
-    _metadata,
-    sa.Column("kind", sa.Text, primary_key=True),
-    sa.Column("owner", sa.Text, primary_key=True),
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("value", sa.LargeBinary),
-    sa.Column("version", sa.Integer),
-    sa.Column("created", sa.Double),
-    sa.Column("updated", sa.Double),
-)
-_audit = sa.Table(
-    "audit",
-    _metadata,
-    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
-    sa.Column("at", sa.Double),
-    *(sa.Column(name, sa.Text) for name in ("event", "request_id", "subject", "rule", "step", "outcome", "address", "detail")),
-)
+_QUEUE = 8192
+"""Calls that may wait: audit lines are small, and none should be refused because many come at once."""
 
 
-_Line = tuple[dict[str, Any], asyncio.Future[None]]
-"""Values of an audit line, and who waits for it to be on disk."""
+class SqliteRecords:
+    """flow.ports.Records in the SQLite database of `thread`. You must await `close()` after use."""
 
-
-class SqlRecords:
-    """flow.ports.Records in a database that `open_records` has brought up to date. You must await `close()` after use."""
-
-    def __init__(self, edge: Edge) -> None:
-        self._edge = edge
-        self._lines: list[_Line] = []
-        self._writer: asyncio.Task[None] | None = None
+    def __init__(self, thread: SqliteThread) -> None:
+        self._thread = thread
 
     async def get(self, kind: str, owner: str, name: str) -> Entry | None:
         """The document, or None."""
-        query = sa.select(_documents.c.value, _documents.c.version).where(_place(kind, owner, name))
-        row = (await self._run(query)).one_or_none()
-        return None if row is None else Entry(value=row.value, version=row.version)
+
+        def read(connection: sqlite3.Connection) -> Entry | None:
+            row = connection.execute(
+                "SELECT value, version FROM documents WHERE kind = ? AND owner = ? AND name = ?", (kind, owner, name)
+            ).fetchone()
+            return None if row is None else Entry(value=row[0], version=row[1])
+
+        return await self._thread.call(read, write=False)
 
     async def put(self, kind: str, owner: str, name: str, value: bytes, *, version: int, now: float) -> int:
         """Conditional write; see the protocol. Raises Conflict."""
-        if version == 0:
-            write: sa.Insert | sa.Update = sa.insert(_documents).values(
-                kind=kind, owner=owner, name=name, value=value, version=1, created=now, updated=now
-            )
-        else:
-            write = (
-                sa.update(_documents)
-                .where(_place(kind, owner, name), _documents.c.version == version)
-                .values(value=value, version=version + 1, updated=now)
-            )
-        try:
-            written = (await self._run(write)).rowcount
-        except IntegrityError as error:
-            raise Conflict(f"{kind}: there is a document already") from error
-        if written != 1:
-            raise Conflict(f"{kind}: not at version {version}")
-        return version + 1
+
+        def write(connection: sqlite3.Connection) -> int:
+            if version == 0:
+                done = connection.execute(
+                    "INSERT INTO documents (kind, owner, name, value, version, created, updated) VALUES (?1, ?2, ?3, ?4, 1, ?5, ?5)"
+                    " ON CONFLICT (kind, owner, name) DO NOTHING",
+                    (kind, owner, name, value, now),
+                )
+            else:
+                done = connection.execute(
+                    "UPDATE documents SET value = ?4, version = version + 1, updated = ?5"
+                    " WHERE kind = ?1 AND owner = ?2 AND name = ?3 AND version = ?6",
+                    (kind, owner, name, value, now, version),
+                )
+            if done.rowcount != 1:
+                raise Conflict(f"{kind}: not at version {version}")
+            return version + 1
+
+        return await self._thread.call(write, write=True)
 
     async def delete(self, kind: str, owner: str, name: str) -> None:
         """Remove a document, if there is one."""
-        await self._run(sa.delete(_documents).where(_place(kind, owner, name)))
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM documents WHERE kind = ? AND owner = ? AND name = ?", (kind, owner, name))
+
+        await self._thread.call(write, write=True)
 
     async def audit(self, event: AuditEvent) -> None:
-        """Append a line to the audit trail; on disk when this returns. Lines that come while others are written go together."""
-        line = {
-            "at": event.at,
-            "event": event.event,
-            "request_id": event.request_id,
-            "subject": event.subject,
-            "rule": event.rule,
-            "step": event.step,
-            "outcome": event.outcome,
-            "address": event.address,
-            "detail": json.dumps(dict(event.detail), ensure_ascii=True, sort_keys=True, default=str),
-        }
+        """Append a line to the audit trail; on disk when this returns."""
+        detail = json.dumps(dict(event.detail), ensure_ascii=True, sort_keys=True, default=str)
+        texts = (event.event, event.request_id, event.subject, event.rule, event.step, event.outcome, event.address, detail)
         # A client may have sent half a character: the line must be written all the same.
-        clean = {
-            name: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value for name, value in line.items()
-        }
-        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._lines.append((clean, written))
-        if self._writer is None or self._writer.done():
-            self._writer = asyncio.create_task(self._write_lines())
-        try:
-            async with asyncio.timeout(self._edge.deadline):
-                await written
-        except TimeoutError as error:
-            raise StoreUnavailable(f"audit: no answer within {self._edge.deadline:g} s") from error
+        line = (event.at, *(text.encode("utf-8", "backslashreplace").decode() for text in texts))
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "INSERT INTO audit (at, event, request_id, subject, rule, step, outcome, address, detail)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                line,
+            )
+
+        await self._thread.call(write, write=True)
 
     async def ping(self) -> None:
         """Raises StoreUnavailable when the database cannot be read, or its lock for writing cannot be had."""
 
-        async def look(connection: AsyncConnection) -> None:
-            await connection.execute(sa.select(_documents.c.version).limit(1))
+        def look(connection: sqlite3.Connection) -> None:
+            connection.execute("SELECT version FROM documents LIMIT 1").fetchall()
 
-        await self._edge.run(look, write=True)
+        await self._thread.call(look, write=True)
 
     async def close(self) -> None:
-        """Close every connection."""
-        if self._writer is not None:
-            await self._writer
-        await self._edge.close()
-
-    async def _write_lines(self) -> None:
-        """One transaction for all lines that wait, until none does. A line whose caller has given up is not written."""
-        while self._lines:
-            lines, self._lines = [line for line in self._lines if not line[1].done()], []
-
-            async def insert(connection: AsyncConnection, lines: list[_Line] = lines) -> None:
-                await connection.execute(sa.insert(_audit), [values for values, _ in lines])
-
-            fault: Exception | None = None
-            try:
-                if lines:
-                    await self._edge.run(insert, write=True)
-            except Exception as error:  # noqa: BLE001 - the callers raise it; the lines behind must go on
-                fault = error
-            for _, written in lines:
-                if written.done():
-                    continue
-                if fault is None:
-                    written.set_result(None)
-                else:
-                    written.set_exception(fault)
-
-    async def _run(self, statement: sa.Executable) -> sa.CursorResult[Any]:
-        async def execute(connection: AsyncConnection) -> sa.CursorResult[Any]:
-            result = await connection.execute(statement)
-            return cast("sa.CursorResult[Any]", result)  # rows are read already: AsyncConnection buffers them
-
-        return await self._edge.run(execute, write=not isinstance(statement, sa.Select))
+        """End the thread and close the file."""
+        await self._thread.close()
 
 
-async def open_records(url: str, deadline: float) -> SqlRecords:
+async def open_records(url: str, deadline: float) -> SqliteRecords:
     """Open the database that an absolute URL names (see resolve_url) and bring its tables up to date.
 
     `deadline` bounds each later call, in seconds. Raises ValueError with the text of check_records_url, StoreTooNew when a newer gateway
@@ -171,33 +124,24 @@ async def open_records(url: str, deadline: float) -> SqlRecords:
     wrong = check_records_url(url)
     if wrong is not None:
         raise ValueError(wrong)
-    edge = Edge(sqlite_engine(sqlite_path(url)), where=url, deadline=_MIGRATION_TIME)
-
-    async def migrate(connection: AsyncConnection) -> None:
-        await connection.run_sync(_migrate, url)
-
+    path = sqlite_path(url)
+    thread = SqliteThread(path, bring_up=partial(_bring_up, where=path), deadline=_MIGRATION_TIME, queue=_QUEUE)
+    records = SqliteRecords(thread)
     try:
-        await edge.run(migrate, write=True)
+        await records.ping()
     except BaseException:
-        await edge.close()
+        await records.close()
         raise
-    edge.deadline = deadline
-    return SqlRecords(edge)
+    thread.deadline = deadline
+    return records
 
 
-def _migrate(connection: sa.Connection, where: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    config.attributes["connection"] = connection
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    unknown = set(MigrationContext.configure(connection).get_current_heads()) - known
-    if unknown:
-        raise StoreTooNew(
-            f"{where}: written by a newer gateway (revision {', '.join(sorted(unknown))}, this one knows {', '.join(sorted(known))}); "
-            "run that version, or name another database under `stores: {records: …}`"
-        )
-    upgrade(config, "head")
-
-
-def _place(kind: str, owner: str, name: str) -> sa.ColumnElement[bool]:
-    return sa.and_(_documents.c.kind == kind, _documents.c.owner == owner, _documents.c.name == name)
+def _bring_up(connection: sqlite3.Connection, where: Path) -> None:
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if not tables:
+        for statement in _NEW.split(";"):
+            connection.execute(statement)
+        connection.execute("INSERT INTO alembic_version (version_num) VALUES (?)", (REVISION,))
+    elif "alembic_version" not in tables or connection.execute("SELECT version_num FROM alembic_version").fetchall() != [(REVISION,)]:
+        upgrade: Any = import_module("gateway.stores.migrations.upgrade")  # 28 MiB, of use to the first start of a newer version only
+        upgrade.upgrade(connection, where)

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha1
-from typing import Any, TypeVar
-
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from importlib import import_module
+from math import inf
+from typing import Any, TypeVar, assert_never
 
 from gateway.errors import Conflict, StoreUnavailable
-from gateway.flow.ports import Entry, Revocation
+from gateway.flow.ports import Count, Delete, Entry, Join, Leave, Put, Revocation, Write
 from gateway.stores.deadline import Bounded
-from gateway.stores.redis_client import CONNECTIONS, connect
+from gateway.stores.redis_wire import STALL, NoScript, RedisFault, RedisWire
 from gateway.stores.urls import redis_url
 
 T = TypeVar("T")
@@ -26,6 +27,8 @@ T = TypeVar("T")
 _PREFIX = b"stepup:"
 _SLACK = 300.0
 """Keys stay this long after their expiry, in seconds: a caller whose clock is behind still sees what is alive for it."""
+_UNDER_WAY = 64
+"""Calls under way at a time; further ones wait their turn within their deadline."""
 _FOREVER = 10 * 365 * 86_400.0  # further away than this: no TTL
 
 
@@ -105,51 +108,70 @@ class RedisState:
         parsed = redis_url(url)
         self._where = parsed.where()
         self._deadline = deadline
-        self._client = connect(parsed, deadline=deadline)
-        self._turns = asyncio.Semaphore(CONNECTIONS)
+        if parsed.scheme in {"redis", "rediss"}:
+            self._client: Any = RedisWire(parsed, deadline=deadline)
+        else:
+            self._client = import_module("gateway.stores.redis_client").connect(parsed, deadline=deadline, most=_UNDER_WAY)
+        self._turns = asyncio.Semaphore(_UNDER_WAY)
         self._bounded = Bounded()
         self._closed = False
 
     async def get(self, space: str, key: str, now: float) -> Entry | None:
         """The live entry, or None."""
-        value, version, expires = await self._command("HMGET", _name("entry", space, key), "value", "version", "expires")
+        value, version, expires = await self._call(
+            lambda: self._client.run("HMGET", _name("entry", space, key), "value", "version", "expires")
+        )
         if value is None or float(expires) <= now:
             return None
         return Entry(value=value, version=int(version))
 
     async def put(self, space: str, key: str, value: bytes, *, version: int, expires: float, now: float) -> int:
         """Conditional write; see the protocol. Raises Conflict."""
-        written = await self._script(_PUT, _name("entry", space, key), version, value, _time(expires), _time(now), _ttl(expires, now))
-        if written == -1:
-            raise Conflict(f"{space}: not at version {version}")
+        write = Put(space, key, value, version, expires)
+        written = _result(write, await self._sent(_command(write, now)))
+        if isinstance(written, Conflict):
+            raise written
         return int(written)
 
     async def delete(self, space: str, key: str) -> None:
         """Remove an entry, if there is one."""
-        await self._command("DEL", _name("entry", space, key))
+        await self._sent(_command(Delete(space, key), 0.0))
 
     async def count(self, space: str, key: str, *, by: int, expires: float, now: float) -> int:
         """Add to a counter; see the protocol. A counter that would start at 0 or below is not made."""
-        return int(await self._script(_COUNT, _name("counter", space, key), by, _time(expires), _time(now), _ttl(expires, now)))
+        return int(await self._sent(_command(Count(space, key, by, expires), now)))
 
     async def join(self, space: str, group: str, member: str, *, cap: int, expires: float, now: float) -> bool:
         """Put a member into a group; see the protocol. One that is in already stays, with the new `expires`, whatever the cap."""
-        joined = await self._script(
-            _JOIN, _name("group", space, group), _raw(member), cap, _time(expires), _time(now), _time(_SLACK), _time(_FOREVER)
-        )
-        return bool(joined)
+        return bool(await self._sent(_command(Join(space, group, member, cap, expires), now)))
 
     async def leave(self, space: str, group: str, member: str) -> None:
         """Take a member out of a group, if it is in."""
-        await self._command("ZREM", _name("group", space, group), _raw(member))
+        await self._sent(_command(Leave(space, group, member), 0.0))
+
+    async def together(self, writes: Sequence[Write], now: float) -> Sequence[Any]:
+        """See the protocol. One pipeline; in a cluster one command after the other, for their keys live on different servers."""
+        commands = [_command(write, now) for write in writes]
+
+        async def run() -> list[Any]:
+            answers: list[Any] = await self._client.run_all([command.short for command in commands])
+            for index, answer in enumerate(answers):
+                if isinstance(answer, NoScript):  # see _sent
+                    answers[index] = await self._client.run(*commands[index].whole)
+                elif isinstance(answer, Exception):
+                    raise answer
+            return answers
+
+        answers = await self._call(run)
+        return [_result(write, answer) for write, answer in zip(writes, answers, strict=True)]
 
     async def revoke(self, sid: str, *, until: float, now: float) -> None:
         """Append to the feed."""
-        await self._script(_REVOKE, _FEED, _raw(sid), _time(until), _time(now), _time(_SLACK))
+        await self._sent(_scripted(_REVOKE, _FEED, _raw(sid), _time(until), _time(now), _time(_SLACK)))
 
     async def revocations(self, after: int, now: float) -> Sequence[Revocation]:
         """Live revocations after a cursor, in order."""
-        members = await self._command("ZRANGEBYSCORE", _FEED, f"({max(after, 0)}", "+inf")
+        members = await self._call(lambda: self._client.run("ZRANGEBYSCORE", _FEED, f"({max(after, 0)}", "+inf"))
         found = []
         for member in members:
             cursor, until, sid = member.split(b":", 2)
@@ -178,19 +200,14 @@ class RedisState:
         await self._bounded.drained()
         await self._client.close()
 
-    async def _script(self, script: _Script, *arguments: Any) -> Any:
-        key, *rest = arguments
-
+    async def _sent(self, command: _Command) -> Any:
         async def run() -> Any:
             try:
-                return await self._client.run("EVALSHA", script.sha, 1, key, *rest)
-            except NoScriptError:  # it did not run: Redis was restarted, or never saw it; EVAL makes it known as well
-                return await self._client.run("EVAL", script.text, 1, key, *rest)
+                return await self._client.run(*command.short)
+            except NoScript:  # it did not run: Redis was restarted, or never saw it; EVAL makes it known as well
+                return await self._client.run(*command.whole)
 
         return await self._call(run)
-
-    async def _command(self, *arguments: Any) -> Any:
-        return await self._call(lambda: self._client.run(*arguments))
 
     async def _turn(self, run: Callable[[], Awaitable[T]], due: float) -> T:
         async with self._turns:
@@ -203,11 +220,75 @@ class RedisState:
         if self._closed:
             raise StoreUnavailable(f"{self._where}: the store was closed")
         try:
-            return await self._bounded.run(self._turn(run, asyncio.get_running_loop().time() + self._deadline), self._deadline)
+            loop = asyncio.get_running_loop()
+            due = loop.time() + self._deadline
+            work = self._turn(run, due)
+            if not self._client.prompt:
+                return await self._bounded.run(work, self._deadline)
+            async with asyncio.timeout(None) as bound:
+                timer = loop.call_at(due, _expire, loop, bound, due + STALL)
+                try:
+                    return await work
+                finally:
+                    timer.cancel()
         except TimeoutError as error:
             raise StoreUnavailable(f"{self._where}: no answer within {self._deadline * 1000:.0f} ms") from error
-        except (RedisError, RedisClusterException, OSError) as error:
+        except (RedisFault, OSError) as error:
             raise StoreUnavailable(f"{self._where}: {error}") from error
+
+
+def _expire(loop: asyncio.AbstractEventLoop, bound: asyncio.Timeout, late: float) -> None:
+    """The deadline has passed. Where the whole process was stopped meanwhile, what has come is read first."""
+    if loop.time() > late:
+        loop.call_later(STALL, _expire, loop, bound, inf)
+    else:
+        with suppress(RuntimeError):  # the call has ended
+            bound.reschedule(loop.time())
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """Its arguments as sent; `whole` names no script that Redis may not know."""
+
+    short: tuple[Any, ...]
+    whole: tuple[Any, ...]
+
+
+def _scripted(script: _Script, *arguments: Any) -> _Command:
+    return _Command(("EVALSHA", script.sha, 1, *arguments), ("EVAL", script.text, 1, *arguments))
+
+
+def _command(write: Write, now: float) -> _Command:
+    match write:
+        case Put():
+            name = _name("entry", write.space, write.key)
+            return _scripted(_PUT, name, write.version, write.value, _time(write.expires), _time(now), _ttl(write.expires, now))
+        case Count():
+            name = _name("counter", write.space, write.key)
+            return _scripted(_COUNT, name, write.by, _time(write.expires), _time(now), _ttl(write.expires, now))
+        case Join():
+            name = _name("group", write.space, write.group)
+            times = (_time(write.expires), _time(now), _time(_SLACK), _time(_FOREVER))
+            return _scripted(_JOIN, name, _raw(write.member), write.cap, *times)
+        case Delete():
+            plain: tuple[Any, ...] = ("DEL", _name("entry", write.space, write.key))
+        case Leave():
+            plain = ("ZREM", _name("group", write.space, write.group), _raw(write.member))
+        case _:
+            assert_never(write)
+    return _Command(plain, plain)
+
+
+def _result(write: Write, answer: Any) -> Any:
+    match write:
+        case Put():
+            return Conflict(f"{write.space}: not at version {write.version}") if answer == -1 else int(answer)
+        case Count():
+            return int(answer)
+        case Join():
+            return bool(answer)
+        case _:
+            return None
 
 
 def _name(kind: str, space: str, key: str) -> bytes:

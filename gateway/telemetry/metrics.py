@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
+from gateway.flow.traffic import Traffic
+from gateway.telemetry.traffic import TrafficCollector
+
 
 class Metrics:
     """One registry per application object, so that several can live in one process."""
@@ -21,7 +24,21 @@ class Metrics:
             "stepup_upstream_errors", "Upstream faults by upstream and kind.", ["upstream", "kind"], registry=self.registry
         )
         self.reloads = Counter("stepup_reloads", "Configuration reloads by outcome.", ["outcome"], registry=self.registry)
-        self.connections = Gauge("stepup_client_connections", "Open client connections.", registry=self.registry)
+        self.closed = Counter(
+            "stepup_client_closed", "Client connections ended without need of a refusal, by reason.", ["reason"], registry=self.registry
+        )
+        self.connections = Gauge("stepup_client_connections", "Open client connections by state.", ["state"], registry=self.registry)
+        self.pools = Gauge(
+            "stepup_upstream_connections", "Open connections to upstreams by address and state.", ["upstream", "url", "state"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.waiting = Gauge("stepup_upstream_waiting", "Requests that wait for a connection.", ["upstream"], registry=self.registry)
+        self.traffic = Traffic()
+        self.registry.register(TrafficCollector(self.traffic))
+
+    def cut(self, reason: str) -> None:
+        """A client connection ended without an answer. What only was not needed any longer is no refusal."""
+        (self.closed if reason in ("keepalive", "unused") else self.refusals).labels(reason).inc()
 
     def text(self) -> bytes:
         """The Prometheus exposition format."""

@@ -29,9 +29,10 @@ def derive(secret: Secret, use: Literal["seal", "mac"], purpose: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Keys:
-    """What was derived from one keyring so far. Purposes are words of the programme, so this stays small."""
+    """What was derived from one keyring so far. Purposes are words of the programme, so this stays small. ids: of the secrets."""
 
     secrets: tuple[Secret, ...]
+    ids: tuple[bytes, ...]
     ciphers: dict[tuple[bytes, str], AESGCM] = field(default_factory=dict)
     macs: dict[str, tuple[bytes, ...]] = field(default_factory=dict)
 
@@ -41,15 +42,15 @@ class KeyVault:
 
     def __init__(self, keyring: Keyring, nonce: Callable[[], bytes]) -> None:
         self._nonce = nonce
-        self._keys = _Keys(keyring.secrets)
+        self.adopt(keyring)
 
     def adopt(self, keyring: Keyring) -> None:
         """Work with another keyring from now on (after a rotation). In one assignment: calls under way keep theirs."""
-        self._keys = _Keys(keyring.secrets)
+        self._keys = _Keys(keyring.secrets, tuple(bytes.fromhex(secret.id) for secret in keyring.secrets))
 
     def seal(self, purpose: str, plain: bytes, *, place: str) -> bytes:
         keys = self._keys
-        current = bytes.fromhex(keys.secrets[0].id)
+        current = keys.ids[0]
         nonce = self._nonce()
         header = _VERSION + current + nonce
         return header + self._cipher(keys, current, purpose).encrypt(nonce, plain, header + place.encode("utf-8", "surrogatepass"))
@@ -75,7 +76,7 @@ class KeyVault:
     def _cipher(self, keys: _Keys, key_id: bytes, purpose: str) -> AESGCM:
         cipher = keys.ciphers.get((key_id, purpose))
         if cipher is None:
-            secret = next((s for s in keys.secrets if bytes.fromhex(s.id) == key_id), None)
+            secret = next((s for s, known in zip(keys.secrets, keys.ids, strict=True) if known == key_id), None)
             if secret is None:
                 raise SealBroken(f"sealed with the key {key_id.hex()}, which is not in the key file")
             cipher = keys.ciphers[key_id, purpose] = AESGCM(derive(secret, "seal", purpose))

@@ -94,7 +94,8 @@ class Resume:
         if request.method == "POST":
             try:
                 body = await self._read_body(request, self._answer_limit)
-            except BodyTooLarge:
+            except BodyTooLarge as error:
+                self._trail.event("refused", request_id=asked.request_id, kind="too_large", reason=str(error))
                 return self._answers.refusal(asked, "too_large", limit=self._answer_limit)
             if media_type(asked.head.get("content-type") or "") == "application/x-www-form-urlencoded":
                 try:
@@ -158,7 +159,6 @@ class Resume:
     async def _go_on(self, asked: Asked, state: str, visit: Visit) -> web.Response:
         transaction = visit.found.transaction
         enriched_pass = enriched(transaction, visit.identified, origin=asked.head.origin, sid=self._issuer.new_sid(), now=asked.now)
-        await self._transactions.answered(transaction)
         if transaction.ticketed:
             cookies = (self._passes.issue(asked.head, enriched_pass, asked.now),)
             target = with_parameter(transaction.target, TICKET_PARAMETER, self._transactions.ticket(transaction.id))

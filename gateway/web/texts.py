@@ -169,8 +169,8 @@ TEXTS: Mapping[Kind, Text] = {
         200,
         "Confirmed – now repeat what you were doing",
         (
-            "For your safety this kind of request is not kept, so it was not sent yet.",
-            "Go back to the application and do it once more. You won't be asked again.",
+            "This kind of request is not kept while you confirm, so it was not sent yet.",
+            "Go back to the application and do it once more: a form must be sent again. You won't be asked again.",
         ),
         "done",
         "Go back to the application",

@@ -201,7 +201,8 @@ class TransactionPages:
         transaction = visit.found.transaction
         try:
             body = await self._read_body(request, self._answer_limit)
-        except BodyTooLarge:
+        except BodyTooLarge as error:
+            self._trail.event("refused", request_id=asked.request_id, kind="too_large", reason=str(error))
             return self._answers.refusal(asked, "too_large", href=self._answers.transaction_path(state), limit=self._answer_limit)
         answer = read_answer(asked.head.get("content-type") or "", body)
         if isinstance(answer, Malformed):
@@ -239,7 +240,6 @@ class TransactionPages:
     async def _answered(self, asked: Asked, state: str, visit: Visit, fields: Mapping[str, str]) -> web.Response:
         before = visit.found.transaction.current
         result = await self._progress.answer(visit.found, fields, self._look(asked, visit.identified))
-        await self._transactions.answered(visit.found.transaction)
         match result:
             case Held():
                 await self._audit(asked, result.transaction, before.step if before else "", "throttled", f"by {result.by}")

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from urllib.parse import urlsplit
 
 from gateway.wire.head import Headers, RequestHead
 
@@ -23,6 +24,8 @@ _FORWARDING = frozenset({
 _FORWARDING_PREFIXES = (b"x-forwarded-", b"x-original-")
 _FOR = re.compile(r"(?:^|;)\s*for\s*=\s*(?:\"([^\"]*)\"|([^;\"\s]+))", re.IGNORECASE)
 _PROTO = re.compile(r"(?:^|;)\s*proto\s*=\s*\"?([A-Za-z]+)", re.IGNORECASE)
+# RFC 9110 §7.2: a host and at most one port. `a:8080:80` is no way to write `a:8080`.
+_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::([0-9]+))?")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -107,6 +110,23 @@ def client_scheme(headers: Headers, own: str, *, trusted: bool) -> str:
         said = [m[1]] if (m := _PROTO.search(elements[-1])) else []
     last = said[-1].lower() if said else own
     return last if last in {"http", "https"} else own
+
+
+def origin_of(authority: str, scheme: str, origins: tuple[str, ...]) -> str | None:
+    """The entry of public_url that a Host value means, default ports left out; None where there is none."""
+    found = _AUTHORITY.fullmatch(authority.strip(" \t").lower())
+    if found is None:
+        return None
+    host, port = found.groups()
+    shown = "" if port is None or port == ("443" if scheme == "https" else "80") else f":{port}"
+    wanted = f"{scheme}://{host}{shown}"
+    return wanted if wanted in origins else None
+
+
+@lru_cache(maxsize=64)
+def origin_host(origin: str) -> str:
+    """The host name of an origin, without port."""
+    return urlsplit(origin).hostname or ""
 
 
 def forwarding_headers(head: RequestHead, *, trusted: bool) -> Headers:

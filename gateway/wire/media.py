@@ -27,6 +27,13 @@ def navigation(head: RequestHead) -> Kind:
     navigation: the top-level page. frame: a page within a page. script: fetch, XHR, an API client. preflight: a true one of
     CORS (no body), which passes unasked. subresource: all that gets a 401 without a transaction, also HEAD, other OPTIONS and prefetches.
     """
+    if "navigation" not in head.memo:
+        head.memo["navigation"] = _navigation(head)
+    kind: Kind = head.memo["navigation"]
+    return kind
+
+
+def _navigation(head: RequestHead) -> Kind:
     if head.method == "OPTIONS":
         return "preflight" if _preflight(head) else "subresource"
     if "websocket" in (token.strip().lower() for value in head.all("upgrade") for token in value.split(",")):
@@ -90,6 +97,12 @@ def cross_site(head: RequestHead) -> bool:
 
 def prefers_json(head: RequestHead) -> bool:
     """JSON is named in `Accept`, and HTML is not named as better (or as equally good, and before it)."""
+    if "prefers_json" not in head.memo:
+        head.memo["prefers_json"] = _prefers_json(head)
+    return bool(head.memo["prefers_json"])
+
+
+def _prefers_json(head: RequestHead) -> bool:
     accepted = _accepted(head)
     best_json = max(((q, -i) for i, (t, q) in enumerate(accepted) if t == "application/json" or t.endswith("+json")), default=(0.0, 0))
     best_html = max(((q, -i) for i, (t, q) in enumerate(accepted) if t in _HTML), default=(0.0, 0))

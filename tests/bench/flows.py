@@ -13,11 +13,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
-from tests.bench.load import HEADERS
+from tests.bench.browser import fields
 from tests.support.altcha_client import payload
 
 _TOKEN = re.compile(r'name="stepup_token"[^>]*value="([^"]*)"')
 _CHALLENGE = re.compile(r"data-challenge='([^']*)'")
+_NAVIGATION = fields()
 _SCRIPT = ("Accept: application/json", "Sec-Fetch-Mode: cors", "Sec-Fetch-Dest: empty", "Sec-Fetch-Site: same-origin")
 
 
@@ -43,7 +44,7 @@ class Visitor:
     async def ask(self, method: str, target: str, *, body: bytes = b"", kind: str = "", script: bool = False) -> Answer:
         if self._writer is None or self._reader is None:
             self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self.port)
-        lines = [f"{method} {target} HTTP/1.1", f"Host: 127.0.0.1:{self.port}", *(_SCRIPT if script else HEADERS)]
+        lines = [f"{method} {target} HTTP/1.1", f"Host: 127.0.0.1:{self.port}", *(_SCRIPT if script else _NAVIGATION)]
         if self.cookies:
             lines.append("Cookie: " + "; ".join(f"{n}={v}" for n, v in self.cookies.items()))
         if method == "POST":
@@ -139,10 +140,10 @@ async def run(port: int, flow: Callable[[Visitor], Awaitable[None]], cpu: Callab
     return Flows(len(latencies), time.perf_counter() - began, cpu() - used, tuple(sorted(latencies)))
 
 
-async def logged_in(port: int) -> str:
+async def logged_in(port: int, name: str = "alice") -> str:
     """The cookies of somebody who has logged in and passed the captcha of /gated."""
     visitor = Visitor(port)
-    _must(await visitor.form("/login", username="alice", password="wonderland"), 302, "login")
+    _must(await visitor.form("/login", username=name, password="wonderland"), 302, "login")
     asked = _must(await visitor.ask("GET", "/gated"), 303, "begin").header("location")
     onward = await _solve(visitor, asked)
     _must(await visitor.ask("GET", onward), 303, "continue")

@@ -20,16 +20,16 @@ from gateway.policy.facts import Facts
 from gateway.settings.load import Loaded, load
 from gateway.wire.head import RequestHead
 from gateway.wire.target import parse_target
-from tests.bench.load import COOKIE, HEADERS
+from tests.bench.browser import cookie, fields
 
 
 def head(target: str, method: str = "GET") -> RequestHead:
-    lines = ("Host: bank.example.com", *HEADERS, f"Cookie: {COOKIE}")
-    fields = tuple((name.encode(), value.strip().encode()) for name, _, value in (line.partition(":") for line in lines))
+    lines = ("Host: bank.example.com", *fields(), f"Cookie: {cookie()}")
+    split = tuple((name.encode(), value.strip().encode()) for name, _, value in (line.partition(":") for line in lines))
     return RequestHead(
         method=method,
         target=parse_target(target.encode()),
-        headers=fields,
+        headers=split,
         scheme="https",
         host="bank.example.com",
         origin="https://bank.example.com",

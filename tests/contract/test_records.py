@@ -19,7 +19,8 @@ import pytest
 
 from gateway.errors import Conflict, StoreTooNew, StoreUnavailable
 from gateway.flow.ports import AuditEvent, Entry, Records
-from gateway.stores.records import open_records
+from gateway.stores.migrations.upgrade import script
+from gateway.stores.records import REVISION, open_records
 
 NOW = 1_795_000_000.5
 HUNG = 15.0  # seconds: far above any deadline used here
@@ -258,10 +259,55 @@ async def test_a_bad_url_is_explained(tmp_path: Path) -> None:
 
 async def test_writes_are_flushed_to_disk(url: str) -> None:
     records = await open_records(url, 10.0)
-
-    async def pragmas(connection: object) -> list[object]:
-        run = connection.exec_driver_sql  # type: ignore[attr-defined]
-        return [(await run(f"PRAGMA {name}")).scalar() for name in ("journal_mode", "synchronous", "foreign_keys")]
-
-    assert await records._edge.run(pragmas, write=False) == ["wal", 2, 1], "2 is FULL"
+    names = ("journal_mode", "synchronous", "foreign_keys")
+    pragmas = await records._thread.call(
+        lambda connection: [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names], write=False
+    )
+    assert pragmas == ["wal", 2, 1], "2 is FULL"
     await records.close()
+
+
+SCHEMA = "SELECT type, name, tbl_name FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name"
+
+
+def columns(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    tables = ("alembic_version", "documents", "audit")
+    return {table: rows(path, f"SELECT name, type, \"notnull\", dflt_value, pk FROM pragma_table_info('{table}')") for table in tables}
+
+
+def indexes(path: Path) -> list[tuple[object, ...]]:
+    return rows(
+        path, "SELECT m.name, i.seqno, i.name FROM sqlite_master m, pragma_index_info(m.name) i WHERE m.type = 'index' ORDER BY 1, 2"
+    )
+
+
+async def test_a_new_database_is_what_the_migrations_make_of_an_old_one(tmp_path: Path) -> None:
+    """The newest format is written down twice: as it is, and as the way to it."""
+    old, new = tmp_path / "old.db", tmp_path / "new.db"
+    with closing(sqlite3.connect(old)) as first, first:  # not empty, and at no revision: every step is due
+        first.execute("CREATE TABLE somebody_elses (a)")
+    for path in (old, new):
+        records = await open_records(f"sqlite:///{path}", 10.0)
+        await records.put("totp", "alice", "", b"x", version=0, now=NOW)
+        await records.audit(AuditEvent(at=NOW, event="started", request_id="r"))
+        await records.close()
+    with closing(sqlite3.connect(old)) as first, first:
+        first.execute("DROP TABLE somebody_elses")
+    assert columns(old) == columns(new)
+    assert indexes(old) == indexes(new)
+    assert rows(old, SCHEMA) == rows(new, SCHEMA)
+    for query in ("SELECT * FROM documents", "SELECT * FROM audit", "SELECT * FROM alembic_version"):
+        assert rows(old, query) == rows(new, query)
+
+
+def test_the_revision_that_needs_no_migration_is_the_newest() -> None:
+    assert script().get_current_head() == REVISION
+
+
+async def test_what_migrates_is_loaded_only_where_something_is_due(url: str) -> None:
+    program = "import asyncio, sys; from gateway.stores.records import open_records\n"
+    program += "async def main(): await (await open_records(sys.argv[1], 10.0)).close()\n"
+    program += "asyncio.run(main()); print(sorted({'alembic', 'sqlalchemy'} & set(sys.modules)))"
+    for _ in ("made", "opened again"):
+        done = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", program, url], capture_output=True, check=True, timeout=60)
+        assert done.stdout == b"[]\n"

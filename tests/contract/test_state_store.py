@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import Conflict, KeyMismatch, StoreUnavailable
-from gateway.flow.ports import Entry, Revocation, StateStore
+from gateway.flow.ports import Count, Delete, Entry, Join, Leave, Put, Revocation, StateStore
 from gateway.stores.factory import StateBackend, open_state
 from gateway.stores.fingerprint import claim_key
 from tests.support.redis_server import RedisServer
@@ -284,6 +284,51 @@ async def test_the_cap_holds_under_concurrency(backend: Backend) -> None:
 
 
 # revocations
+
+
+async def test_writes_together_are_each_what_their_own_method_does(store: StateStore) -> None:
+    await store.put("transaction", "old", b"x", version=0, expires=LATER, now=NOW)
+    results = await store.together(
+        [
+            Put("request", "a", b"body", 0, LATER),
+            Put("transaction", "a", b"first", 0, LATER),
+            Put("transaction", "a", b"second", 1, LATER),
+            Delete("transaction", "old"),
+            Count("guess", "alice", 2, LATER),
+            Count("guess", "alice", -1, LATER),
+            Count("guess", "nobody", -1, LATER),
+            Join("open", "all", "a", 1, LATER),
+            Join("open", "all", "b", 1, LATER),
+            Leave("open", "all", "a"),
+            Join("open", "all", "c", 1, LATER),
+        ],
+        NOW,
+    )
+    assert list(results) == [1, 1, 2, None, 2, 1, 0, True, False, None, True]
+    assert await store.get("request", "a", NOW) == Entry(b"body", 1)
+    assert await store.get("transaction", "a", NOW) == Entry(b"second", 2)
+    assert await store.get("transaction", "old", NOW) is None
+    assert await store.count("guess", "alice", by=0, expires=LATER, now=NOW) == 1
+    assert await store.join("open", "all", "d", cap=1, expires=LATER, now=NOW) is False
+    assert await store.get("transaction", "a", LATER) is None
+
+
+async def test_a_refused_put_among_others_is_a_result_and_hinders_none_of_them(store: StateStore) -> None:
+    await store.put("transaction", "a", b"first", version=0, expires=LATER, now=NOW)
+    before, refused, after = await store.together(
+        [Count("guess", "x", 1, LATER), Put("transaction", "a", b"lost", 5, LATER), Put("transaction", "b", b"kept", 0, LATER)], NOW
+    )
+    assert (before, type(refused), after) == (1, Conflict, 1)
+    assert await store.get("transaction", "a", NOW) == Entry(b"first", 1)
+    assert await store.get("transaction", "b", NOW) == Entry(b"kept", 1)
+
+
+async def test_of_many_who_write_together_over_one_version_one_wins_and_all_the_rest_is_done(store: StateStore) -> None:
+    done = await asyncio.gather(
+        *(store.together([Put("transaction", "a", b"x", 0, LATER), Count("guess", "x", 1, LATER)], NOW) for _ in range(30))
+    )
+    assert sorted(type(put).__name__ for put, _ in done) == ["Conflict"] * 29 + ["int"]
+    assert sorted(count for _, count in done) == list(range(1, 31))
 
 
 async def test_revocations_come_in_the_order_in_which_they_were_made(store: StateStore) -> None:

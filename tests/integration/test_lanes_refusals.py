@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.support.lane import lane, limits
-from tests.support.raw import OK, Truncated, answering, raw_client, raw_upstream, until
+from tests.support.raw import OK, answering, raw_client, raw_upstream, until
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -214,6 +214,7 @@ async def test_connection_without_a_byte_is_closed_without_an_answer() -> None:
         raw_client(made.port) as client,
     ):
         assert await client.rest() == b""
+        assert made.cut == ["unused"]
 
 
 async def test_unused_connection_is_closed_after_keepalive() -> None:
@@ -227,7 +228,7 @@ async def test_unused_connection_is_closed_after_keepalive() -> None:
         assert await client.rest() == b""
 
 
-async def test_connections_above_the_bound_are_closed_at_once_and_others_served() -> None:
+async def test_connections_above_the_bound_are_told_so_and_others_served() -> None:
     async with (
         raw_upstream(answering(OK)) as upstream,
         lane(upstream.url, bounds=limits(max_connections_per_address=2)) as made,
@@ -238,8 +239,10 @@ async def test_connections_above_the_bound_are_closed_at_once_and_others_served(
             await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             assert (await client.response()).status == 200
         async with raw_client(made.port) as three:
-            with pytest.raises(Truncated):
-                await three.head()
+            answer = await three.response()
+            assert (answer.status, answer.head.get(b"retry-after")) == (503, b"5")
+            assert await three.rest() == b""
+        assert made.cut == ["too_many_connections_of_address"]
         await one.close()
         await until(lambda: made.server is not None and made.server.connections == 1)
         async with raw_client(made.port) as four:

@@ -511,6 +511,7 @@ async def test_client_that_goes_ends_the_exchange_upstream() -> None:
         async with raw_client(made.port) as client:
             await client.send(GET)
             await arrived.wait()
+            await client.reset()
         async with asyncio.timeout(5):
             await ended.wait()
         await until(lambda: bool(made.faults))

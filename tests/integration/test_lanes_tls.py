@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from gateway.errors import UpstreamBroke, UpstreamUnreachable
 from tests.support.certificates import Authority
 from tests.support.lane import lane, limits
-from tests.support.raw import OK, RawPeer, RawUpstream, answering, raw_client, raw_upstream, until
+from tests.support.raw import OK, RawPeer, RawUpstream, Truncated, answering, raw_client, raw_upstream, until
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -125,3 +127,74 @@ async def test_tls_on_both_sides_carries_large_bodies_and_breaks_visibly(authori
             assert await client.rest() == b"3\r\nabc\r\n"
         await until(lambda: len(made.relayed) == 2)
         assert isinstance(made.relayed[1].fault, UpstreamBroke)
+
+
+# handshakes on the listener
+
+
+async def test_a_handshake_counts_within_the_bounds_until_it_is_over(authority: Authority) -> None:
+    context = authority.issue("localhost").server_context()
+    trusting = ssl.create_default_context(cafile=authority.ca_file)
+    bounds = limits(max_connections_per_address=2, head_timeout="300ms")
+    async with raw_upstream(answering(OK)) as upstream, lane(upstream.url, context=context, bounds=bounds) as made:
+        assert made.server is not None
+        async with raw_client(made.port, context=trusting) as one, raw_client(made.port):
+            await until(lambda: made.server is not None and made.server.states()["handshake"] == 1)
+            async with raw_client(made.port) as three:
+                with pytest.raises((Truncated, ConnectionError)):
+                    await three.head()
+            assert made.cut == ["too_many_connections_of_address"]
+            await one.send(GET)
+            assert (await one.response()).status == 200
+            await until(lambda: made.cut[1:] == ["tls_handshake_timeout"])
+            assert made.server.states() == {"idle": 1, "active": 0, "tunnel": 0, "handshake": 0}
+            async with raw_client(made.port, context=trusting) as four:
+                await four.send(GET)
+                assert (await four.response()).status == 200
+        await until(lambda: made.server is not None and made.server.connections == 0)
+
+
+@pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x05hello", b""], ids=["HTTP", "bad record", "nothing"])
+async def test_what_is_no_handshake_is_counted_and_leaves_nothing(authority: Authority, sent: bytes) -> None:
+    context = authority.issue("localhost").server_context()
+    async with raw_upstream(answering(OK)) as upstream, lane(upstream.url, context=context, bounds=limits(max_connections=1)) as made:
+        for count in range(1, 4):
+            async with raw_client(made.port) as client:
+                if sent:
+                    await client.send(sent)
+                else:
+                    client.writer.write_eof()
+                with suppress(Truncated):
+                    await client.rest()
+            await until(partial(_holds, made.cut, count))
+        assert made.cut == ["tls_handshake"] * 3
+        assert made.server is not None
+        assert set(made.server.states().values()) == {0}
+
+
+def _holds(cut: list[str], count: int) -> bool:
+    return len(cut) == count
+
+
+async def test_what_comes_with_the_end_of_the_handshake_is_not_lost(authority: Authority) -> None:
+    """The client's last flight and its first request in one piece, as TLS 1.3 allows."""
+    context = authority.issue("localhost").server_context()
+    trusting = ssl.create_default_context(cafile=authority.ca_file)
+    async with raw_upstream(answering(OK)) as upstream, lane(upstream.url, context=context) as made, raw_client(made.port) as client:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = trusting.wrap_bio(incoming, outgoing, server_hostname="localhost")
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                await client.send(outgoing.read())
+                incoming.write(await client.reader.read(65536))
+        tls.write(GET)
+        await client.send(outgoing.read())
+        answer = b""
+        while b"ok" not in answer:
+            incoming.write(await client.reader.read(65536))
+            with suppress(ssl.SSLWantReadError):
+                answer += tls.read(65536)
+        assert answer.startswith(b"HTTP/1.1 200 OK")

@@ -144,6 +144,25 @@ async def test_half_closed_client_still_gets_what_the_upstream_says() -> None:
         assert await client.rest() == b"heard bye"
 
 
+async def test_client_that_ends_its_side_before_the_switch_is_half_closed_in_the_tunnel_too() -> None:
+    async def script(upstream: RawUpstream, peer: RawPeer) -> None:
+        await peer.message()
+        arrived.set()
+        await ended.wait()
+        await peer.send(SWITCHED)
+        said = await peer.rest()
+        await peer.send(b"heard " + said)
+
+    arrived, ended = asyncio.Event(), asyncio.Event()
+    async with raw_upstream(script) as upstream, lane(upstream.url) as made, raw_client(made.port) as client:
+        await client.send(UPGRADE + b"bye")
+        await arrived.wait()
+        client.writer.write_eof()
+        ended.set()
+        await client.head()
+        assert await client.rest() == b"heard bye"
+
+
 async def test_tunnel_ends_for_both_when_one_end_goes() -> None:
     ended = asyncio.Event()
 
@@ -179,7 +198,7 @@ async def test_tunnel_can_be_closed_from_outside() -> None:
 async def test_silent_tunnel_ends() -> None:
     async with (
         raw_upstream(echo) as upstream,
-        lane(upstream.url, bounds=limits(tunnel_idle_timeout="100ms")) as made,
+        lane(upstream.url, bounds=limits(tunnel_idle_timeout="500ms")) as made,
         raw_client(made.port) as client,
     ):
         await client.send(UPGRADE + b"x")

@@ -216,6 +216,7 @@ async def test_replay_outlives_its_client(moment: str) -> None:
         async with raw_client(made.port) as client:
             await client.send(GET)
             await arrived.wait()
+            await client.reset()
         await until(lambda: made.server is not None and all(c.transport is None for c in made.server._listener.connections))
         gone.set()
         await until(lambda: bool(made.relayed))
@@ -235,6 +236,7 @@ async def test_replay_whose_client_has_gone_does_not_wait_for_ever() -> None:
         async with raw_client(made.port) as client:
             await client.send(GET)
             await arrived.wait()
+            await client.reset()
         await until(lambda: bool(made.relayed))
         assert isinstance(made.relayed[0].fault, UpstreamTimeout)
 

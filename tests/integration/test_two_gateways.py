@@ -171,6 +171,27 @@ async def test_what_is_forgotten_on_one_gateway_is_forgotten_on_the_other_within
     assert (await pair.first.browser().json("GET", "/.stepup/pass", headers=old)).json["subject"] == ""
 
 
+@pytest.mark.parametrize("way", ["revoke", "logout"])
+async def test_a_tunnel_on_one_gateway_ends_within_a_second_of_what_is_said_to_the_other(pair: Pair, way: str) -> None:
+    browser = pair.browser()
+    await pair.first.log_in(browser)
+    held = f"stepup={browser.cookie('stepup')}; JSESSIONID={browser.cookie('JSESSIONID')}"
+    host = pair.first.base.removeprefix("http://")
+    there = pair.browser().session.ws_connect(pair.second_base + "/ws", protocols=("echo",), headers={"Cookie": held, "Host": host})
+    async with there as socket:
+        await socket.send_str("hello")
+        assert await socket.receive_str() == "hello"
+        if way == "revoke":
+            page = await browser.get("/.stepup/pass")
+            assert (await browser.post("/.stepup/pass/revoke", {"stepup_token": page.hidden("stepup_token")})).status == 200
+        else:
+            assert (await browser.get("/logout")).status == 302
+        async with asyncio.timeout(1.0):
+            await socket.receive()
+        assert socket.closed
+    await eventually(lambda: pair.second.metrics.traffic.upstream("bank").closed == {"revoked": 1})
+
+
 async def test_a_gateway_with_another_key_does_not_start_on_the_same_store(tmp_path: Path, server: RedisServer) -> None:
     server.command("FLUSHALL")
     stores = {"state": server.url, "records": "sqlite:///var/records.db", "redis_deadline": "2s"}

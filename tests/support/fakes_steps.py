@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gateway.errors import Conflict, MailFailed, SealBroken, StoreUnavailable
-from gateway.flow.ports import AuditEvent, Entry, Mailer, Records, Revocation, StateStore
+from gateway.flow.ports import AuditEvent, Entry, Mailer, Records, Revocation, StateStore, Write
 from gateway.flow.step import Context, Services
 from gateway.stores.mail import MemoryMailbox
 from gateway.wire.subject import NOBODY, Scalar, Subject
@@ -58,6 +58,9 @@ class MemoryState:
 
     async def leave(self, space: str, group: str, member: str) -> None:
         raise NotImplementedError("no step joins groups")
+
+    async def together(self, writes: Sequence[Write], now: float) -> Sequence[Any]:
+        raise NotImplementedError("no step writes together")
 
     async def revoke(self, sid: str, *, until: float, now: float) -> None:
         raise NotImplementedError("no step revokes")
@@ -101,6 +104,9 @@ class Switched:
 
     async def leave(self, space: str, group: str, member: str) -> None:
         await (await self._on()).leave(space, group, member)
+
+    async def together(self, writes: Sequence[Write], now: float) -> Sequence[Any]:
+        return await (await self._on()).together(writes, now)
 
     async def revoke(self, sid: str, *, until: float, now: float) -> None:
         await (await self._on()).revoke(sid, until=until, now=now)

@@ -28,11 +28,12 @@ STEPS = {"human": {"kind": "captcha", "cost": 1, "max_number": 5}}
 
 @dataclass
 class Front:
-    """A running gateway. host: the Host value that leads to it. context: for clients, where it speaks TLS."""
+    """A running gateway. host: the Host value that leads to it. context: for clients, where it speaks TLS. source: where clients are."""
 
     app: GatewayApp
     port: int
     context: ssl.SSLContext | None = None
+    source: str | None = None
 
     @property
     def host(self) -> bytes:
@@ -43,7 +44,7 @@ class Front:
         return f"{'https' if self.context else 'http'}://{self.host.decode()}"
 
     def client(self) -> AbstractAsyncContextManager[RawPeer]:
-        return raw_client(self.port, context=self.context)
+        return raw_client(self.port, context=self.context, source=self.source)
 
     def head(self, line: str | bytes, fields: bytes = b"", *, host: bytes | None = None) -> bytes:
         """A request head: `GET /x`, our Host, and further lines of fields, each with its CRLF."""

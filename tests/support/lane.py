@@ -29,7 +29,7 @@ Serve = Callable[["Lane", BaseRequest], Awaitable[StreamResponse]]
 
 @dataclass(slots=True)
 class Lane:
-    """What a test sees of a lane: its port, how exchanges ended, what was refused, the tunnels it opened."""
+    """What a test sees of a lane: its port, how exchanges ended, what was refused or cut off, the tunnels it opened."""
 
     pool: UpstreamPool
     limits: LimitsSpec
@@ -37,6 +37,7 @@ class Lane:
     relayed: list[Relayed] = field(default_factory=list)
     faults: list[BaseException] = field(default_factory=list)
     refused: list[tuple[int, str]] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
     tunnels: list[Tunnel] = field(default_factory=list)
 
     @property
@@ -102,6 +103,7 @@ async def lane(
         ssl_context=context,
         limits=made.limits,
         on_bad_request=lambda status, reason: made.refused.append((status, reason)),
+        on_cut=made.cut.append,
     )
     try:
         yield made

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -146,17 +148,22 @@ class RawPeer:
             await self.writer.wait_closed()
 
     async def reset(self) -> None:
-        """Go away without a word."""
+        """Go away without a word: a reset, for an end (FIN) could be that of a client that still waits for its answer."""
+        sock = self.writer.transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
         await asyncio.sleep(0)
 
 
 @asynccontextmanager
-async def raw_client(port: int, *, context: ssl.SSLContext | None = None, limit: int = 1 << 20) -> AsyncIterator[RawPeer]:
-    """A client of a loopback port."""
+async def raw_client(
+    port: int, *, context: ssl.SSLContext | None = None, limit: int = 1 << 20, source: str | None = None
+) -> AsyncIterator[RawPeer]:
+    """A client of a loopback port. source: the loopback address that it comes from."""
     reader, writer = await asyncio.open_connection(
-        "127.0.0.1", port, ssl=context, server_hostname="localhost" if context else None, limit=limit
-    )
+        "127.0.0.1", port, ssl=context, server_hostname="localhost" if context else None, limit=limit,
+        local_addr=(source, 0) if source else None,
+    )  # fmt: skip
     peer = RawPeer(reader, writer)
     try:
         yield peer

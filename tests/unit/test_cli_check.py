@@ -56,6 +56,26 @@ def test_a_good_configuration_is_counted(tmp_path: Path) -> None:
     assert "no mistakes; 1 rule (0 in shadow mode, 0 off), 0 steps, 1 upstream" in checked(tmp_path, UPSTREAM + rules).stdout
 
 
+def test_a_login_form_behind_a_proxy_that_only_asks_is_a_warning(tmp_path: Path) -> None:
+    form = "identity:\n  - {from: login_form, upstream: bank, path: /login, cookie: SID}\n"
+    proxy = "forward_auth: {edge: {dialect: nginx, listen: 127.0.0.1:8091}}\n"
+    result = checked(tmp_path, UPSTREAM + form + proxy)
+    assert result.exit_code == 0
+    assert "no mistakes" in result.stdout
+    (warning,) = result.stderr.replace(f"{tmp_path}/", "").splitlines()
+    assert warning.startswith("gateway.yaml:3:5: identity[0]: warning: login_form learns from the application's answers")
+    assert checked(tmp_path, UPSTREAM + form).stderr == ""
+    assert checked(tmp_path, UPSTREAM + proxy).stderr == ""
+
+
+def test_a_listener_for_a_proxy_off_loopback_is_a_warning(tmp_path: Path) -> None:
+    for host, warned in (("10.0.0.5", True), ("0.0.0.0", True), ("127.0.0.1", False), ("[::1]", False), ("localhost", False)):
+        result = checked(tmp_path, UPSTREAM + f'forward_auth: {{edge: {{dialect: nginx, listen: "{host}:8091"}}}}\n')
+        assert result.exit_code == 0, host
+        place = "gateway.yaml:2:47: forward_auth.edge.listen: warning: is off loopback: whoever reaches it is believed to be the proxy\n"
+        assert result.stderr.replace(f"{tmp_path}/", "") == (place if warned else ""), host
+
+
 def test_check_makes_neither_key_file_nor_stores(tmp_path: Path) -> None:
     assert checked(tmp_path, UPSTREAM).exit_code == 0
     assert [p.name for p in tmp_path.iterdir()] == ["gateway.yaml"]

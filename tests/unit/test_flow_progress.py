@@ -239,6 +239,14 @@ async def test_a_proof_lets_five_logins_through_and_a_new_one_five_more(desk: De
     assert await desk.guessing.login("other", first, NOW)
 
 
+@pytest.mark.parametrize("say", ["yes", "no"])
+async def test_an_answer_lets_the_count_of_askings_start_anew(desk: Desk, say: str) -> None:
+    limit = desk.spec.loop_limit
+    assert [await desk.transactions.asked_again("l", NOW) for _ in range(limit + 1)] == [False] * limit + [True]
+    await desk.progress.answer(await desk.opened("su_1", loop="l"), {"say": say}, look())
+    assert [await desk.transactions.asked_again("l", NOW) for _ in range(limit + 1)] == [False] * limit + [True]
+
+
 # -- the store ----------------------------------------------------------------------------------------------------------
 
 

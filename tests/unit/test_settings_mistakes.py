@@ -24,6 +24,9 @@ rules:
     require: [quiz]
 """
 
+FORWARD_AUTH_ONE = "forward_auth.edge: needs exactly one of `listen` (an address of its own) and `secret`"
+FORWARD_AUTH_DIALECTS = "forward_auth.edge.dialect: must be one of nginx, traefik, caddy, envoy"
+
 
 def marked(text: str) -> tuple[str, str]:
     """A text without its ▸, and `line:column` of what stood behind it."""
@@ -58,6 +61,40 @@ def test_a_good_configuration_has_no_mistakes(tmp_path: Path) -> None:
         ("admin: {listen: ▸0.0.0.0:8090}", "admin.listen: off loopback the admin listener needs `token`"),
         ("admin: {listen: ▸127.0.0.1:8080}", "admin.listen: the public and the admin listener cannot have one address"),
         ("admin: {token: ▸short}", "admin.token: must have at least 16 characters"),
+        ("forward_auth: {edge: {dialect: ▸apache, listen: 127.0.0.1:9091}}", FORWARD_AUTH_DIALECTS),
+        ("forward_auth: {edge: ▸{listen: 127.0.0.1:9091}}", "forward_auth.edge.dialect: missing"),
+        ("forward_auth: {▸edge: {dialect: nginx}}", FORWARD_AUTH_ONE),
+        ("forward_auth: {▸edge: {dialect: nginx, listen: 127.0.0.1:9091, secret: a-secret-of-sixteen}}", FORWARD_AUTH_ONE),
+        ("forward_auth: {edge: {dialect: nginx, secret: ▸short}}", "forward_auth.edge.secret: must have at least 16 characters"),
+        (
+            'forward_auth: {edge: {dialect: nginx, secret: ▸"a secret of sixteen "}}',
+            "forward_auth.edge.secret: is sent in a header: printable ASCII, without blanks around it",
+        ),
+        (
+            "forward_auth: {a: {dialect: nginx, secret: a-secret-of-sixteen}, b: {dialect: caddy, secret: ▸a-secret-of-sixteen}}",
+            "forward_auth.b.secret: is that of another proxy too; each has its own",
+        ),
+        (
+            "forward_auth: {edge: {dialect: nginx, listen: ▸9091}}",
+            "forward_auth.edge.listen: is not text; put it in quotes",
+        ),
+        (
+            'forward_auth: {edge: {dialect: nginx, listen: ▸":9091"}}',
+            "forward_auth.edge.listen: names no host; write 127.0.0.1:9091",
+        ),
+        (
+            "forward_auth: {edge: {dialect: nginx, listen: ▸127.0.0.1:8080}}",
+            "forward_auth.edge.listen: is the address of the public listener already",
+        ),
+        (
+            "forward_auth: {a: {dialect: nginx, listen: 127.0.0.1:9091}, b: {dialect: caddy, listen: ▸127.0.0.1:9091}}",
+            "forward_auth.b.listen: is the address of forward_auth.a already",
+        ),
+        (
+            "forward_auth: {▸a b: {dialect: nginx, listen: 127.0.0.1:9091}}",
+            'forward_auth["a b"]: the name of a proxy is 1 to 64 letters, digits, `_`, `.` or `-`, and begins with a letter or digit',
+        ),
+        ("forward_auth: {edge: {dialect: nginx, ▸lsten: 127.0.0.1:9091}}", 'forward_auth.edge.lsten: unknown key; did you mean "listen"?'),
         ("stores: {state: ▸'memory://'}", 'stores.state: no store "memory://"'),
         ("stores: {records: ▸'x://y'}", 'stores.records: no store "x://y"'),
         ("continue_path: ▸/.stepup/go", "continue_path: `continue_path` (/.stepup/go) lies under `prefix` (/.stepup)"),

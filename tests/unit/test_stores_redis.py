@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.errors import Conflict, StoreUnavailable
-from gateway.flow.ports import Entry
+from gateway.flow.ports import Count, Delete, Entry, Leave, Put, Write
 from gateway.stores.state_redis import RedisState
 from tests.support.redis_server import RedisServer, free_port
 
@@ -60,6 +60,9 @@ async def every_operation(store: RedisState) -> None:
         assert await store.count("s", f"c{number}", by=2, expires=LATER, now=NOW) == 2
     assert await store.join("s", "g", "m", cap=1, expires=LATER, now=NOW)
     await store.leave("s", "g", "m")
+    together: list[Write] = [Put("s", "t", b"x", 0, LATER), Count("s", "t", 1, LATER), Delete("s", "t"), Put("s", "u", b"x", 3, LATER)]
+    *done, refused = await store.together(together, NOW)
+    assert (done, type(refused)) == ([1, 1, None], Conflict)
     await store.revoke("sid", until=LATER, now=NOW)
     assert [entry.sid for entry in await store.revocations(0, NOW)] == ["sid"]
     assert await store.warnings()
@@ -128,6 +131,67 @@ async def test_more_calls_at_once_than_connections_all_succeed(server: RedisServ
     clients = server.command("INFO", "clients").split()
     connected = next(int(line.split(b":")[1]) for line in clients if line.startswith(b"connected_clients"))
     assert connected <= 64 + 1, "and one is this question"
+
+
+async def test_answers_find_their_callers_when_others_have_gone(server: RedisServer, store: RedisState) -> None:
+    for number in range(40):
+        await store.put("s", f"{number}", b"%d" % number, version=0, expires=LATER, now=NOW)
+    calls = [asyncio.ensure_future(store.get("s", f"{number}", NOW)) for number in range(40)]
+    await asyncio.sleep(0)  # all are sent
+    for call in calls[::3]:
+        call.cancel()
+    done = await asyncio.gather(*calls, return_exceptions=True)
+    assert [result.value for result in done if isinstance(result, Entry)] == [b"%d" % number for number in range(40) if number % 3]
+    assert await store.get("s", "7", NOW) == Entry(b"7", 1)
+    clients = server.command("CLIENT", "LIST").count(b" addr=")
+    assert clients == 1 + 1, "they share one connection; one more is this question"
+
+
+async def test_who_is_cancelled_while_the_connection_is_made_leaves_it_to_the_others(store: RedisState) -> None:
+    calls = [asyncio.ensure_future(store.count("s", "a", by=1, expires=LATER, now=NOW)) for _ in range(5)]
+    await asyncio.sleep(0)
+    calls[0].cancel()
+    done = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(result) for result in done] == [asyncio.CancelledError, int, int, int, int]
+
+
+async def test_writes_together_send_again_what_redis_forgot(server: RedisServer, store: RedisState) -> None:
+    await store.together([Put("s", "a", b"x", 0, LATER), Count("s", "a", 1, LATER)], NOW)
+    server.command("SCRIPT", "FLUSH")
+    assert await store.together([Put("s", "a", b"y", 1, LATER), Count("s", "a", 1, LATER), Put("s", "b", b"z", 0, LATER)], NOW) == [2, 2, 1]
+
+
+async def test_writes_together_on_a_full_redis_are_a_fault(server: RedisServer, store: RedisState) -> None:
+    await store.put("s", "a", b"x", version=0, expires=LATER, now=NOW)
+    server.command("CONFIG", "SET", "maxmemory", "1")
+    with pytest.raises(StoreUnavailable, match="memory"):
+        await store.together([Leave("s", "g", "m"), Put("s", "a", b"y", 1, LATER)], NOW)
+    server.command("CONFIG", "SET", "maxmemory", "0")
+    assert await store.get("s", "a", NOW) == Entry(b"x", 1)
+
+
+async def test_an_answer_that_came_while_this_process_was_stopped_counts(store: RedisState) -> None:
+    await store.put("s", "a", b"x", version=0, expires=LATER, now=NOW)
+    for _ in range(3):
+        call = asyncio.ensure_future(store.get("s", "a", NOW))
+        await asyncio.sleep(0)  # it is sent
+        time.sleep(DEADLINE + 0.1)  # noqa: ASYNC251 - the whole process stands still
+        assert await call == Entry(b"x", 1)
+
+
+async def test_what_is_no_redis_is_a_fault(stack: AsyncExitStack) -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    other = await asyncio.start_server(answer, "127.0.0.1", 0)
+    stack.push_async_callback(other.wait_closed)
+    stack.callback(other.close)
+    store = opened(f"redis://127.0.0.1:{other.sockets[0].getsockname()[1]}", stack)
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            await store.get("s", "a", NOW)
 
 
 async def test_keys_carry_the_prefix_and_go_some_time_after_their_expiry(server: RedisServer, store: RedisState) -> None:

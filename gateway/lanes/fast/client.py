@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import httptools
 import structlog
@@ -58,10 +58,10 @@ class _Nobody:
 
 class FastConnection(asyncio.Protocol):
     __slots__ = (
-        "_address", "_ahead", "_block", "_chunked", "_chunks", "_closing", "_cut", "_duplex", "_early", "_eof", "_full", "_gated",
-        "_head", "_hints", "_lane", "_last", "_left", "_limits", "_line", "_listener", "_loop", "_method", "_now", "_paused", "_peeking",
-        "_place", "_reading", "_request_id", "_retried", "_seen", "_slow", "_standing", "_started", "_state", "_target", "_task", "_total",
-        "_transport", "_unsent", "_upload", "_uploaded", "_upstream", "_verdict", "_way", "due",
+        "_address", "_ahead", "_arrive", "_block", "_chunked", "_chunks", "_closing", "_cut", "_duplex", "_early", "_eof", "_full",
+        "_gated", "_head", "_hints", "_lane", "_last", "_left", "_limits", "_line", "_listener", "_loop", "_method", "_now", "_paused",
+        "_peeking", "_place", "_reading", "_request_id", "_retried", "_seen", "_slow", "_standing", "_started", "_state", "_target",
+        "_task", "_total", "_transport", "_unsent", "_upload", "_uploaded", "_upstream", "_verdict", "_way", "due",
     )  # fmt: skip
 
     _block: Block
@@ -83,6 +83,7 @@ class FastConnection(asyncio.Protocol):
         self._slow: Connection | None = None
         self.due = inf  # of the loop's time: `expire` is called then
         self._total = inf
+        self._arrive = inf  # its body must be here
         self._ahead = b""  # what came and has not been looked at
         self._peeking: httptools.HttpRequestParser | None = None  # looks at a head that comes in pieces
         self._paused = False  # nothing is read from the client
@@ -116,12 +117,11 @@ class FastConnection(asyncio.Protocol):
     # -- asyncio.Protocol ---------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 -- a stream server makes no other kind
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no instance of it
         peer = transport.get_extra_info("peername")
         address = str(peer[0]) if peer else ""
         if not self._listener.admit(address):
-            transport.abort()
+            self._listener.turn_away(self._transport)
             return
         self._address = address
         self._state = IDLE
@@ -323,7 +323,11 @@ class FastConnection(asyncio.Protocol):
         self._uploaded = 0
         self._upload = 1 if length is None else length
         self._chunks = Chunks(head, httptools.HttpRequestParser) if length is None else None
-        self.due = self._loop.time() + self._limits.body_idle_timeout
+        self._arrive = self._loop.time() + self._limits.upload_timeout
+        self._await_body()
+
+    def _await_body(self) -> None:
+        self.due = min(self._loop.time() + self._limits.body_idle_timeout, self._total, self._arrive)
 
     def _more(self, data: bytes) -> None:
         """Bytes behind a head: of its body, or of further requests."""
@@ -375,7 +379,7 @@ class FastConnection(asyncio.Protocol):
                 self._reading.end_request()
             self._await_answer()
         elif not self._paused:
-            self.due = min(self._loop.time() + self._limits.body_idle_timeout, self._total)
+            self._await_body()
         return behind
 
     def _pass_up(self, piece: bytes) -> None:
@@ -449,9 +453,10 @@ class FastConnection(asyncio.Protocol):
             early, self._early = b"".join(self._early), []
             self._resume()
             self._pass_up(early)
-        if not self._upload:
-            self.due = self._loop.time() + self._way.spec.first_byte_timeout
-            self.due = min(self.due, self._total)
+        if duplex.full:
+            return  # `_pass_up` has said how long
+        spec, limits = self._way.spec, self._limits
+        self.due = min(self._loop.time() + (limits.body_idle_timeout if self._upload else spec.first_byte_timeout), self._total)
 
     def _await_answer(self) -> None:
         """The request is out."""
@@ -498,7 +503,7 @@ class FastConnection(asyncio.Protocol):
             return
         length = -1
         dropped = False
-        lines[0] = b""
+        del lines[0]
         for line in lines:
             kind = known.get(line)
             if kind is None:
@@ -529,8 +534,7 @@ class FastConnection(asyncio.Protocol):
             self._broke(UpstreamBroke(f"{connection.endpoint.url}: llhttp: {type(error).__name__}"))
             return
         if dropped or gated or self._last:
-            lines[0] = first
-            head = b"\r\n".join([line for line in lines if known.get(line) != DROPPED])
+            head = b"\r\n".join([first, *[line for line in lines if known.get(line) != DROPPED]])
             extra = (_PRIVATE if gated else b"") + (_CLOSE if self._last else b"")
             data = b"".join((head, b"\r\n", extra, b"\r\n", data[end + 4 :]))
         self._started = True
@@ -684,7 +688,7 @@ class FastConnection(asyncio.Protocol):
         if self._state == BUSY and len(self._ahead) <= _MOST_AHEAD:
             self._resume()
             if self._upload:
-                self.due = min(self._loop.time() + self._limits.body_idle_timeout, self._total)
+                self._await_body()
             else:
                 self._await_answer()
 
@@ -794,8 +798,12 @@ class FastConnection(asyncio.Protocol):
             self._transport.write(plain(408, "Request Timeout"))
             self._close()
         elif self._state in (IDLE, SPENT):
+            if self._state == IDLE:
+                self._listener.on_cut("keepalive" if self._request_id or self._slow is not None else "unused")
             self._close()
         else:
+            if self._transport.get_write_buffer_size():
+                self._listener.on_cut("slow_reader")
             self._abort()
 
     def _expire_exchange(self, now: float) -> None:
@@ -805,10 +813,11 @@ class FastConnection(asyncio.Protocol):
             self._fail(UpstreamTimeout(f"{url}: not complete within {spec.total_timeout:g} s"))
         elif self._full:
             self._cut_off(now)
-        elif self._upload and not self._paused:
+        elif self._upload and (now >= self._arrive or not self._paused):
             self._last = True
             self._upload = 0
-            self._fail(BodyTimeout(f"nothing of the body for {self._limits.body_idle_timeout:g} s"))
+            late = f"the body did not arrive within {self._limits.upload_timeout:g} s"
+            self._fail(BodyTimeout(late if now >= self._arrive else f"nothing of the body for {self._limits.body_idle_timeout:g} s"))
         elif self._upload or (self._duplex is not None and self._duplex.full):
             unsent = self._duplex.unsent if self._duplex is not None else 0
             if unsent < self._unsent:
@@ -831,6 +840,7 @@ class FastConnection(asyncio.Protocol):
         if self._state == BUSY:
             reason = f"the client read nothing for {self._limits.write_idle_timeout:g} s"
             self._lane.trail.event("client gone", request_id=self._request_id, reason=reason)
+        self._listener.on_cut("slow_reader")
         self._abort()
 
     # -- ends of the connection -----------------------------------------------------------------------------------------

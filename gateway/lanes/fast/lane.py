@@ -40,7 +40,7 @@ class FastLane:
         self._entropy = entropy
         self._ids: list[str] = []
         self._timer: asyncio.TimerHandle | None = None
-        bounds = (limits.head_timeout, limits.keepalive, limits.body_idle_timeout, limits.write_idle_timeout)
+        bounds = (limits.head_timeout, limits.keepalive, limits.body_idle_timeout, limits.upload_timeout, limits.write_idle_timeout)
         self._tick = max(0.02, min(1.0, *(bound / 8 for bound in bounds)))
 
     def request_id(self) -> str:
@@ -59,10 +59,6 @@ class FastLane:
         self.connections.add(connection)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._tick, self._sweep)
-
-    def expect(self, seconds: float) -> None:
-        """Somebody has a deadline as short as this: look often enough."""
-        self._tick = min(self._tick, max(0.02, seconds / 8))
 
     def end(self, connection: FastConnection) -> None:
         self.connections.discard(connection)

@@ -11,8 +11,8 @@ import unicodedata
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-
-from zxcvbn import zxcvbn
+from importlib import import_module
+from typing import Any
 
 from gateway.steps.password_change.config import PolicySpec
 
@@ -66,5 +66,10 @@ async def strong(policy: PolicySpec, new: str, known: Sequence[str]) -> Unfit | 
     return Unfit("too_weak", public, f"zxcvbn score {score} < {policy.min_score}")
 
 
+def load() -> Any:
+    """zxcvbn, with its word lists (12 MiB). Called where a step is made: it is missing at the start or never (see gateway/lean.py)."""
+    return import_module("zxcvbn").zxcvbn
+
+
 def _score(password: str, known: list[str]) -> int:
-    return int(zxcvbn(password[:JUDGED], user_inputs=known)["score"])
+    return int(load()(password[:JUDGED], user_inputs=known)["score"])

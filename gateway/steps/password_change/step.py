@@ -45,6 +45,8 @@ class PasswordChange:
         self._state = services.state
         self._vault = services.vault
         self._backend = HttpBackend(config.backend.http)
+        if config.policy.min_score:
+            policy.load()
 
     @classmethod
     def build(cls, _name: str, config: PasswordChangeConfig, services: Services) -> PasswordChange:
