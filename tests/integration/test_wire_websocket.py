@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -222,10 +222,8 @@ async def test_an_end_that_is_reset_takes_the_other_one_with_it(place: Place) ->
         async with place.socket() as socket:
             gone, other = (socket.client, socket.upstream) if leaving == "client" else (socket.upstream, socket.client)
             await gone.reset()
-            try:
+            with suppress(Truncated):  # a reset is as good
                 assert await other.rest() == b""
-            except Truncated:
-                pass  # a reset is as good
 
 
 @pytest.mark.parametrize("lane", ["slow", "auto"])
