@@ -488,7 +488,7 @@ class FastConnection(asyncio.Protocol):
             data = self._head + data
             self._head = b""
         end = data.find(b"\r\n\r\n")
-        if end < 0:
+        if end < 0 or end > MAX_HEAD:
             if len(data) > MAX_HEAD:
                 self._broke(UpstreamBroke(f"{connection.endpoint.url}: the head of the answer is too long"))
             else:
