@@ -28,7 +28,7 @@ from gateway.wire.media import navigation
 from gateway.wire.target import MAX_READINGS, parse_target, query_pairs, with_parameter, without_parameter
 from tests.support.alike import answers_alike, requests_alike
 from tests.support.lanes import LANES
-from tests.support.smuggling import KNOWN, RULES
+from tests.support.smuggling import RULES
 from tests.support.wire import Wire, wired
 
 Target = Callable[[bytes], None]
@@ -199,7 +199,6 @@ class _Lanes:
         wires = []
         for name, start in LANES.items():
             wire = await self._stack.enter_async_context(wired(start, folder / name, rules=RULES, limits=limits))
-            wire.known = KNOWN
             wires.append(wire)
         return wires
 

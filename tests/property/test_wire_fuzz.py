@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.support.alike import HOST, answers_alike, requests_alike, sent_to
 from tests.support.lanes import LANES
 from tests.support.rfc9112 import request
-from tests.support.smuggling import KNOWN, RULES
+from tests.support.smuggling import RULES
 from tests.support.wire import Wire, wired
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -41,7 +41,6 @@ async def lanes(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lanes
             # None of these is ever waited for: a client leaves when all is quiet.
             limits = {"head_timeout": "1m", "body_idle_timeout": "1m", "keepalive": "1m"}
             wire = await stack.enter_async_context(wired(start, tmp_path_factory.mktemp(name), rules=RULES, limits=limits))
-            wire.known = KNOWN
             made.wires.append(wire)
         yield made
 
