@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench profile clean
+.PHONY: help setup run test check bench profile fuzz soak clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
@@ -33,6 +33,14 @@ bench: ## measure speed and memory beside nginx, HAProxy and Caddy
 profile: ## where the gateway spends its time under load
 	@tools/setup.sh bench
 	@PATH="$$PATH:/usr/sbin:/sbin" $(BIN)/python -m tests.bench.profile
+
+fuzz: ## search for bytes that the parsers and both lanes cannot take, FUZZ_SECONDS long
+	@tools/setup.sh fuzz
+	@$(BIN)/python -m tests.fuzz
+
+soak: ## large, slow and many, until it shows; one line of figures each
+	@tools/setup.sh dev
+	@$(BIN)/python -m tests.soak
 
 clean: ## remove all that the above made, but for var/ with its keys and records
 	rm -rf .venv build *.egg-info .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache tests/output

@@ -129,5 +129,11 @@ bench)
 	[ -e /usr/include/stdio.h ] || apt_install libc6-dev
 	dev
 	;;
-*) fail "usage: tools/setup.sh runtime|dev|test|bench" ;;
+fuzz)
+	dev
+	.venv/bin/python -c 'import atheris' 2>/dev/null ||
+		.venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt atheris ||
+		say "atheris cannot be had for $(.venv/bin/python -V): fuzzing goes on without coverage"
+	;;
+*) fail "usage: tools/setup.sh runtime|dev|test|bench|fuzz" ;;
 esac

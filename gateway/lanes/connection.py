@@ -161,6 +161,11 @@ class Connection(RequestHandler):
             body.feed_eof()  # nobody shall wait for the rest
         return True
 
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """A body that is malformed or breaks off while what is left of it is read away is the client's fault, and was told as one."""
+        if not isinstance(kw.get("exc_info"), RequestPayloadError):
+            super().log_exception(*args, **kw)
+
     def data_received(self, data: bytes) -> None:
         if self.front is not None and self._resting and data:
             self._park()
@@ -183,6 +188,7 @@ class Connection(RequestHandler):
             self._stop_head_timer()
             for message, payload in list(self._messages)[before:]:
                 self._note(message, payload)
+            self._end_behind_upgrade(data)
         elif data and (handed or self._waiter is not None) and not self._upgraded:
             self._head_begun = True
             if self._head_timer is None:
@@ -340,6 +346,15 @@ class Connection(RequestHandler):
         self._streamed += not payload.is_eof()
         self._trailer_possible = self._trailer_possible or bool(message.chunked)
         self._open_payload = payload
+
+    def _end_behind_upgrade(self, data: bytes) -> None:
+        """aiohttp's parser drops what stands in one segment behind a request for an upgrade that it does not know: half of the next one,
+        perhaps, whose rest would be read as a request of its own. So nothing is served behind it."""
+        message = self._messages[-1][0] if self._messages else None
+        if self._upgraded or hasattr(message, "exc") or message is None or "Upgrade" not in message.headers:
+            return
+        if not data.endswith(b"\r\n\r\n") or data.count(b"\r\n\r\n") > 1:
+            self._trusted = self._seen
 
     def _head_expired(self) -> None:
         self._head_timer = None

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.lanes import LANES
-from tests.support.smuggling import KNOWN, RULES
+from tests.support.smuggling import RULES
 from tests.support.wire import Wire, wired
 
 
@@ -19,6 +19,4 @@ async def wire(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     async with wired(
         LANES[request.param], tmp_path_factory.mktemp("wire"), rules=RULES, limits=limits, transactions={"max_per_address": 100_000}
     ) as made:
-        if request.param == "slow":
-            made.known = KNOWN
         yield made

@@ -1,36 +1,29 @@
 """Both lanes read damaged bytes alike. What one carries the other carries to the byte, or it has refused and ended the connection there.
 
-RFC 9112 leaves some choice: section 2.2 and 3 (a lenient recipient, or a refusal), section 9.6 (whether what stands behind a message is
-served or the connection ends). So of two lanes one may stop earlier; it may never go on differently. `Wire` holds the law for each of them.
-
 Damage is drawn by Hypothesis, the same in every run; `STEPUP_FUZZ_EXAMPLES=20000` draws as many, and others each time.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from itertools import pairwise
 
 import pytest
 import pytest_asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.alike import HOST, answers_alike, requests_alike, sent_to
 from tests.support.lanes import LANES
-from tests.support.rfc9112 import Malformed, Message, request, responses
+from tests.support.rfc9112 import request
 from tests.support.smuggling import RULES
-from tests.support.wire import Client, Outcome, Wire, echo, wired
+from tests.support.wire import Wire, wired
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ASKED = os.environ.get("STEPUP_FUZZ_EXAMPLES")
-PROFILE = settings(max_examples=int(ASKED or 400), derandomize=ASKED is None, deadline=None)
-_QUIET = 40  # rounds of the event loop, which is everybody's here, without a byte anywhere: nothing more will come by itself
-_KNOWN = ("RequestPayloadError",)  # tests/contract/test_wire_smuggling.py says so
+PROFILE = settings(max_examples=int(ASKED or 300), derandomize=ASKED is None, deadline=None)
 
 
 class Lanes:
@@ -48,14 +41,12 @@ async def lanes(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lanes
             # None of these is ever waited for: a client leaves when all is quiet.
             limits = {"head_timeout": "1m", "body_idle_timeout": "1m", "keepalive": "1m"}
             wire = await stack.enter_async_context(wired(start, tmp_path_factory.mktemp(name), rules=RULES, limits=limits))
-            wire.known = _KNOWN
             made.wires.append(wire)
         yield made
 
 
 # -- damage -------------------------------------------------------------------------------------------------------------
 
-HOST = b"Host: GATEWAY.TEST:80\r\n"
 EVIL = b"GET /evil HTTP/1.1\r\nHost: x"
 CHUNKS = b"5;x=y\r\n0\r\n\r\n\r\n%x\r\n%b\r\n0\r\nX: 1\r\n\r\n" % (len(EVIL), EVIL)
 REQUESTS = [
@@ -118,11 +109,6 @@ def damaged(sent: bytes, damage: Sequence[tuple[str, float, object]], others: Se
     return sent
 
 
-def in_segments(sent: bytes, places: Sequence[float]) -> list[bytes]:
-    ends = sorted({int(place * len(sent)) for place in places} | {0, len(sent)})
-    return [sent[start:end] for start, end in pairwise(ends)] or [b""]
-
-
 # -- requests -----------------------------------------------------------------------------------------------------------
 
 
@@ -132,57 +118,7 @@ async def test_damaged_requests_are_read_alike(
     lanes: Lanes, bases: list[bytes], damage: list[tuple[str, float, object]], places: list[float]
 ) -> None:
     sent = damaged(b"".join(bases), damage, REQUESTS)
-    first, second = [await _sent(wire, sent, places) for wire in lanes.wires]
-    _agree(first, second, sent)
-    _agree(second, first, sent)
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """served: what arrived, without the gateway's port. ended: by the gateway."""
-
-    served: list[tuple[bytes, tuple[tuple[bytes, bytes], ...], bytes]]
-    ended: bool
-
-
-async def _sent(wire: Wire, sent: bytes, places: Sequence[float]) -> Seen:
-    wire.upstream.clear()
-    before = wire.decided()
-    client = await wire.client()
-    try:
-        await client.send(in_segments(wire.hosted(sent), places))
-        await _quiet(wire, client)
-        ended = client.over.done()
-    finally:
-        client.transport.close()
-    await client.end()
-    await wire.settle()
-    methods = [message.method for message in wire.upstream.arrived]  # only these can have been answered without a body
-    outcome = wire.judged(client, before, methods, left=True)
-    port = b"%d" % wire.front.port
-    served = [
-        (m.start.replace(port, b"PORT"), tuple((n.replace(port, b"PORT"), v.replace(port, b"PORT")) for n, v in m.fields), m.body)
-        for m in outcome.arrived
-    ]
-    return Seen(served, ended)
-
-
-async def _quiet(wire: Wire, client: Client) -> None:
-    seen: tuple[object, ...] = ()
-    rounds = 0
-    while rounds < _QUIET and not client.over.done():
-        await asyncio.sleep(0)
-        upstream = wire.upstream
-        now = (len(client.came), len(upstream.arrived), len(upstream.open), sum(len(each.buffer) for each in upstream.open))
-        rounds = rounds + 1 if now == seen else 0
-        seen = now
-
-
-def _agree(longer: Seen, shorter: Seen, sent: bytes) -> None:
-    """Where the second is no longer than the first, it is where the first began, and it ends there."""
-    if len(shorter.served) <= len(longer.served):
-        assert shorter.served == longer.served[: len(shorter.served)], sent
-        assert shorter.ended or len(shorter.served) == len(longer.served), f"one lane carries what the other one waits for: {sent!r}"
+    await requests_alike(lanes.wires, sent, places)
 
 
 @given(bases=st.lists(st.sampled_from([b for b in REQUESTS if b"close" not in b]), min_size=1, max_size=3), places=cuts)
@@ -192,7 +128,7 @@ async def test_sound_requests_are_carried_by_both_in_any_segments(lanes: Lanes, 
     sent = b"".join(bases)
     wanted = [_read(each) for each in bases if b"/admin" not in each]
     for wire in lanes.wires:
-        seen = await _sent(wire, sent, places)
+        seen = await sent_to(wire, sent, places)
         served = [(start.split(b" ")[1], body) for start, _, body in seen.served]
         assert served == wanted[: len(served)]
         assert len(served) == len(wanted) or (seen.ended and any(b"chunked" in each for each in bases[: len(served) + 1])), (served, sent)
@@ -215,49 +151,4 @@ async def test_damaged_answers_are_read_alike(
     lanes: Lanes, base: bytes, damage: list[tuple[str, float, object]], places: list[float], method: bytes
 ) -> None:
     answer = damaged(base, damage, ANSWERS)
-    if not answer or answer.startswith(b"HTTP/1.1 101"):
-        return  # a kept connection that closes without a byte is tried again; a switch has its own tests
-    heard = [await _answered(wire, answer, places, method) for wire in lanes.wires]
-    whole = _strictly(answer, method)
-    for outcome in heard:
-        assert len(outcome.answers) <= 1, answer
-    told = [outcome.answers[0] if outcome.answers and outcome.answers[0].complete else None for outcome in heard]
-    passed = [each for each in told if each is not None and each.status != 502]
-    if whole is not None:
-        assert len(passed) == len(heard), f"an answer that is right is not passed on: {answer!r}"
-    assert all((each.start, _content(each), each.body) == (passed[0].start, _content(passed[0]), passed[0].body) for each in passed), answer
-    if passed and whole is not None:
-        assert passed[0].body == whole.body, answer
-
-
-async def _answered(wire: Wire, answer: bytes, places: Sequence[float], method: bytes) -> Outcome:
-    wire.upstream.clear()
-    before = wire.decided()
-    segments = in_segments(answer, places)
-    wire.upstream.reply, wire.upstream.segments, wire.upstream.closing = (lambda _message, _number: segments[0]), segments[1:], True
-    client = await wire.client()
-    try:
-        client.transport.write(wire.hosted(method + b" /x HTTP/1.1\r\n" + HOST + b"Content-Length: 0\r\nConnection: close\r\n\r\n"))
-        await client.end()
-    finally:
-        wire.upstream.reply, wire.upstream.segments, wire.upstream.closing = echo, (), False
-        client.transport.close()
-    return wire.judged(client, before, [method], left=True)
-
-
-def _strictly(answer: bytes, method: bytes) -> Message | None:
-    """The final answer, if the strict reader takes all of it for one, and there is no doubt that it ends there."""
-    try:
-        found = list(responses(answer, [method]))
-    except Malformed:
-        return None
-    final = [each for each in found if each.status >= 200]
-    if len(final) != 1 or found[-1] is not final[0] or not final[0].complete or any(each.status == 101 for each in found):
-        return None
-    return final[0] if final[0].framing or answer.endswith(b"\r\n\r\n") else None
-
-
-def _content(message: Message) -> list[tuple[bytes, bytes]]:
-    """Fields but for those that frame: whoever reads an answer in chunks may pass it on with its length."""
-    framing = {b"transfer-encoding", b"content-length", b"connection", b"date", b"server"}
-    return [(name, value) for name, value in message.fields if name.lower() not in framing]
+    await answers_alike(lanes.wires, answer, places, method)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import pytest
-
 from tests.support.wire import Outcome
 
 DENIED = 451
@@ -21,15 +19,6 @@ LAST = b"GET /last HTTP/1.1\r\nHost: GATEWAY.TEST:80\r\nConnection: close\r\n\r\
 CLOSE = b"Connection: close\r\n"
 ABC = b"3\r\nabc\r\n0\r\n\r\n"
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
-
-# What the slow lane is known to log; a test that is expected to fail says so.
-KNOWN = ("RequestPayloadError",)
-
-
-def known_of_the_slow_lane(request: pytest.FixtureRequest, reason: str, *, of_both: bool = False) -> None:
-    """What the slow lane does not do yet; of_both: nor the fast one, which hands such requests over."""
-    if of_both or "slow" in request.node.name:
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,7 +212,6 @@ class Wire:
     upstream: Strict
     lines: list[Any]
     unhandled: list[Any]
-    known: tuple[str, ...] = ()  # names of exceptions that this lane is known to log; each has a test of its own that says so
 
     def decided(self) -> Counter[str]:
         found: Counter[str] = Counter()
@@ -257,16 +256,15 @@ class Wire:
         await other.end()
         await until(lambda: self.upstream.quiet)
 
-    def judged(self, client: Client, before: Counter[str], methods: Sequence[bytes], *, left: bool) -> Outcome:
-        """The outcome of an exchange that is over, once it has passed the law."""
+    def judged(self, client: Client, before: Counter[str], methods: Sequence[bytes] | None, *, left: bool) -> Outcome:
+        """The outcome of an exchange that is over, once it has passed the law. methods: as for `exchange`, None: no answer is read."""
         decided = self.decided()
         decided.subtract(before)
         self.sound()
         upstream = self.upstream
         broken = (*upstream.broken, *[half for each in upstream.open if (half := each.half()) is not None])
-        answers = tuple(
-            answer for answer in responses(client.came, list(methods)) if not 100 <= answer.status < 200 or answer.status == 101
-        )
+        read = () if methods is None else responses(client.came, list(methods))
+        answers = tuple(answer for answer in read if not 100 <= answer.status < 200 or answer.status == 101)
         outcome = Outcome(client.came, answers, tuple(upstream.arrived), broken, +decided)
         seen, allowed = len(outcome.arrived) + len(broken), decided["allow"]
         # One that was decided may never be sent: its body broke off first, or the client left. It is the last, and nobody calls it served.
@@ -284,10 +282,7 @@ class Wire:
     def sound(self) -> None:
         """Nothing went wrong inside, and all that was written upstream could be read."""
         faults = [line for line in self.lines if line["event"] in FAULTS]
-        unhandled, strict = (
-            [each for each in self.unhandled if not any(name in repr(each) for name in self.known)],
-            list(self.upstream.faults),
-        )
+        unhandled, strict = list(self.unhandled), list(self.upstream.faults)
         self.lines.clear()
         self.unhandled.clear()
         self.upstream.faults.clear()

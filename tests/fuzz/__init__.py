@@ -1,0 +1,1 @@
+"""Coverage-guided fuzzing, for `make fuzz`. Not part of `make test`."""
