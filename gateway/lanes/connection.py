@@ -112,7 +112,7 @@ class Connection(RequestHandler):
         self._trailer_possible = False
         self._last_bytes = b""
         self.serving = 0  # number of the request in hand, from 1
-        self.began = 0.0  # when it began to be served, by the loop's clock
+        self.began = 0.0  # when it began to be served, by perf_counter: uvloop's own clock has milliseconds
         self._writable = asyncio.Event()
         self._writable.set()
         self.on_lost: Callable[[], None] | None = None
