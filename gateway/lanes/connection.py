@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
+import structlog
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError
@@ -22,6 +23,8 @@ from gateway.spec.sections import LimitsSpec
 
 if TYPE_CHECKING:
     from gateway.lanes.server import Front, Listener
+
+log = structlog.get_logger(__name__)
 
 _READ_BUFFER = 64 * 1024  # twice this is held of a body that nobody reads yet
 _LINGER = 5.0  # seconds for the rest of a body whose answer is out already
@@ -110,12 +113,13 @@ class Connection(RequestHandler):
         self._trailer_possible = False
         self._last_bytes = b""
         self.serving = 0  # number of the request in hand, from 1
-        self.began = 0.0  # when it began to be served, by the loop's clock
+        self.began = 0.0  # when it began to be served, by perf_counter: uvloop's own clock has milliseconds
         self._writable = asyncio.Event()
         self._writable.set()
         self.on_lost: Callable[[], None] | None = None
         self.answering = False  # bytes of the present answer are out
         self._half_closed = False  # the client has ended its side
+        self._body_broke = False  # nothing behind the last request can be read
         self._tunnel = False
 
     # asyncio.Protocol
@@ -147,7 +151,7 @@ class Connection(RequestHandler):
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp keeps no connection open for its answer
         """The client has ended its side, or is gone: TCP says the same of both. What was asked for in full is answered, then the
         connection ends; what broke off is refused. Over TLS there is no half-open state: the connection ends at once."""
-        transport, body = self.transport, self._open_payload
+        transport = self.transport
         if transport is None or not transport.can_write_eof():
             return False
         self._half_closed = True
@@ -155,10 +159,12 @@ class Connection(RequestHandler):
             if self._head_begun:
                 self._refuse_here(400, "the request head broke off")
             return False
-        if body is not None and not body.is_eof():
-            if self._current_request is not None or self.serving < self._seen:  # else its answer is out, and the rest is only read away
-                body.set_exception(RequestPayloadError("the body broke off"))
-            body.feed_eof()  # nobody shall wait for the rest
+        if self._break_body("the body broke off"):
+            self._listener.on_cut("body_broke_off")
+        elif self._answered:
+            return False
+        if self.serving >= self._seen:
+            self._close = True  # after the answer, also where its head has promised more
         return True
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
@@ -183,6 +189,10 @@ class Connection(RequestHandler):
             super().data_received(data)
         except ValueError:  # aiohttp builds a URL from the target, for a refusal it has no way then
             self._refuse_here(400, "unreadable target")
+            return
+        except Exception:  # the last net: whatever it was, this connection pays for it and no other
+            log.exception("unhandled fault")
+            self.cut(reset=True)
             return
         if len(self._messages) > before:
             self._stop_head_timer()
@@ -257,7 +267,7 @@ class Connection(RequestHandler):
         last = self._trailer_possible and self.serving >= self._seen
         behind_a_trailer = last and self._open_payload is not None and self._open_payload.is_eof()
         worn = behind_a_trailer or self._streamed >= _MAX_STREAMED or (self._trusted is not None and self.serving >= self._trusted)
-        last_of_all = self._half_closed and self.serving >= self._seen
+        last_of_all = (self._half_closed or self._body_broke) and self.serving >= self._seen
         return worn or last_of_all or self._close or self._force_close
 
     @property
@@ -324,6 +334,8 @@ class Connection(RequestHandler):
 
     def _make_error_handler(self, err_info: Any) -> Callable[[BaseRequest], Awaitable[StreamResponse]]:
         async def refuse(request: BaseRequest) -> StreamResponse:
+            if self._body_broke:  # counted, and answered as the request that it belongs to
+                return Sent(400, keep_alive=False)
             status, reason = 400, _reason(err_info.exc)
             if isinstance(err_info.exc, LineTooLong):
                 status = 414 if err_info.exc.args[1] == self._limits.request_line else 431
@@ -337,8 +349,10 @@ class Connection(RequestHandler):
         """Keep account of a message that was just parsed (or, in its place, of a fault)."""
         if hasattr(message, "exc"):
             # aiohttp queues the fault behind the request in hand, whose body would then never end.
-            if self._open_payload is not None and not self._open_payload.is_eof():
-                self._open_payload.set_exception(RequestPayloadError("the body is malformed"))
+            if self._break_body("the body is malformed"):
+                self._listener.on_bad_request(400, "the body is malformed")
+            elif self._body_broke:
+                self.close()
             return
         if self._trailer_possible and self._trusted is None:
             self._trusted = self._seen
@@ -355,6 +369,23 @@ class Connection(RequestHandler):
             return
         if not data.endswith(b"\r\n\r\n") or data.count(b"\r\n\r\n") > 1:
             self._trusted = self._seen
+
+    def _break_body(self, reason: str) -> bool:
+        """The rest of the open body never comes: its reader is told so, and nobody waits for it. False where nobody reads it any more."""
+        body = self._open_payload
+        if body is None or body.is_eof():
+            return False
+        unread = self._answered
+        self._body_broke = True
+        if not unread:
+            body.set_exception(RequestPayloadError(reason))
+        body.feed_eof()
+        return not unread
+
+    @property
+    def _answered(self) -> bool:
+        """The last request's answer is out; at most the rest of its body is awaited."""
+        return self.serving >= self._seen and self._current_request is None and not self._messages
 
     def _head_expired(self) -> None:
         self._head_timer = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from time import perf_counter
 
 from aiohttp.web_request import BaseRequest
 
@@ -70,7 +71,7 @@ async def forward(
     Behind it nothing of these is raised: the client's connection is cut and `Relayed.fault` says why.
     """
     given = connection is not None
-    began = asyncio.get_running_loop().time()
+    began = perf_counter()
     try:
         exchange.body.check()
         if connection is None:
@@ -175,12 +176,11 @@ class _Attempt:
             self._pool.release(self._upstream, failed=self._failed)
 
     async def _pass_on(self, head: ResponseHead) -> Relayed:
-        clock = asyncio.get_running_loop().time
-        answered = done = clock()
+        answered = done = perf_counter()
         relayed: Relayed | None = None
         try:
             headers = await self._exchange.on_head(head)
-            done = clock()
+            done = perf_counter()
             if head.status != 101:
                 relayed = await self._relay(head, headers)
                 return relayed

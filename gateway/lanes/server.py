@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from http import HTTPStatus
+from time import perf_counter
 from typing import Any, Protocol
 
 import structlog
@@ -197,7 +198,7 @@ class Listener(Server):
         connection = connection_of(request)
         connection.answering = False
         connection.serving += 1
-        connection.began = self._loop.time()
+        connection.began = perf_counter()
         if not connection.trusted:
             connection.cut(reset=False)
             return Sent(499, keep_alive=False)

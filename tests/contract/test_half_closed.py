@@ -3,6 +3,7 @@ whole. Both lanes."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -24,9 +25,10 @@ RULES = [
 class Seen:
     """A gateway, and the whole requests that arrived at its upstream."""
 
-    def __init__(self, front: Front, upstream: RawUpstream) -> None:
+    def __init__(self, front: Front, upstream: RawUpstream, go_on: asyncio.Event) -> None:
         self.front = front
         self.upstream = upstream
+        self.go_on = go_on
 
     def bytes(self, text: str) -> bytes:
         return text.replace("\n", "\r\n").encode("latin-1").replace(b"HOST", self.front.host)
@@ -34,15 +36,22 @@ class Seen:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=LANES)
 async def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Seen]:
+    go_on = asyncio.Event()
+
     async def script(upstream: RawUpstream, peer: RawPeer) -> None:
         while True:
             upstream.requests.append(await peer.message())
-            await peer.send(OK)
+            if upstream.requests[-1].head.target == b"/slow":
+                await peer.send(OK[:-1])
+                await go_on.wait()
+                await peer.send(OK[-1:])
+            else:
+                await peer.send(OK)
 
     async with raw_upstream(script) as upstream:
         urls = {"app": {"url": upstream.url, "keepalive": "1s"}}
         async with LANES[request.param](tmp_path_factory.mktemp("lane"), urls, rules=RULES) as front:
-            yield Seen(front, upstream)
+            yield Seen(front, upstream, go_on)
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +95,27 @@ async def test_an_answer_that_was_asked_for_before_still_comes_after_the_end(mad
         client.writer.write_eof()
         assert (await client.response()).status == 200
         assert await client.rest() == b""
+
+
+async def test_the_end_within_an_answer_ends_the_connection_behind_it(made: Seen) -> None:
+    """Its head has promised that the connection goes on."""
+    async with made.front.client() as client:
+        await client.send(made.bytes("GET /slow HTTP/1.1\nHost: HOST\n\n"))
+        head = await client.head()
+        assert head.get(b"connection") is None
+        client.writer.write_eof()
+        made.go_on.set()
+        assert await client.body(head) == b"ok"
+        assert await client.rest() == b""
+
+
+async def test_the_end_behind_an_answer_that_left_the_body_unread_ends_the_connection(made: Seen) -> None:
+    async with made.front.client() as client:
+        await client.send(made.bytes("POST /admin HTTP/1.1\nHost: HOST\nContent-Length: 10\n\nabc"))
+        assert (await client.response()).status == 451
+        client.writer.write_eof()
+        assert await client.rest() == b""
+    assert made.upstream.requests == []
 
 
 @pytest.mark.parametrize(

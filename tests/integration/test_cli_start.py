@@ -229,7 +229,7 @@ async def test_a_start_that_fails_halfway_leaves_no_listener_task_or_thread(conf
 async def test_a_start_that_is_cancelled_leaves_nothing(config: Path) -> None:
     tasks = asyncio.all_tasks()
     start = asyncio.create_task(GatewayApp.start(read(config)))
-    await eventually((config.parent / "var" / "records.db").exists)
+    await eventually((config.parent / "var" / "state.db").exists)
     start.cancel()
     with pytest.raises(asyncio.CancelledError):
         await start

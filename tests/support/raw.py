@@ -149,6 +149,8 @@ class RawPeer:
     async def reset(self) -> None:
         """Go away without a word: a reset, for an end (FIN) could be that of a client that still waits for its answer."""
         sock = self.writer.transport.get_extra_info("socket")
+        if sock is None or sock.fileno() < 0:
+            return  # the other side was first
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
         await asyncio.sleep(0)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from math import inf
+from time import perf_counter
 from typing import TYPE_CHECKING, Final, cast
 
 import httptools
@@ -58,10 +59,11 @@ class _Nobody:
 
 class FastConnection(asyncio.Protocol):
     __slots__ = (
-        "_address", "_ahead", "_arrive", "_block", "_chunked", "_chunks", "_closing", "_cut", "_duplex", "_early", "_eof", "_full",
-        "_gated", "_head", "_hints", "_lane", "_last", "_left", "_limits", "_line", "_listener", "_loop", "_method", "_now", "_paused",
-        "_peeking", "_place", "_reading", "_request_id", "_retried", "_seen", "_slow", "_standing", "_started", "_state", "_target",
-        "_task", "_total", "_transport", "_unsent", "_upload", "_uploaded", "_upstream", "_verdict", "_way", "due",
+        "_address", "_ahead", "_answered", "_arrive", "_block", "_chunked", "_chunks", "_closing", "_cut", "_duplex", "_early", "_eof",
+        "_full", "_gated", "_got", "_head", "_hints", "_lane", "_last", "_left", "_limits", "_line", "_listener", "_loop", "_method",
+        "_now", "_own", "_paused", "_peeking", "_place", "_reading", "_request_id", "_retried", "_seen", "_slow", "_sought", "_standing",
+        "_started", "_state", "_status", "_target", "_task", "_total", "_transport", "_unsent", "_upload", "_uploaded", "_upstream",
+        "_verdict", "_way", "due",
     )  # fmt: skip
 
     _block: Block
@@ -104,7 +106,12 @@ class FastConnection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._upstream: UpstreamConnection | None = None
         self._duplex: Duplex | None = None
+        self._sought = 0.0  # when a connection was; by the finest clock, as the two below
+        self._own = 0.0  # seconds that this lane took by itself
         # of the answer
+        self._answered = 0.0  # when its head came; 0: it has not, or the exchange is counted
+        self._status = 0
+        self._got = 0  # bytes of its body
         self._started = False  # the client has bytes of it
         self._left = -1  # bytes of its body that have not come; -1: not even the head
         self._head = b""  # bytes that are no whole head yet; then the head that waits for its body's first bytes
@@ -196,6 +203,7 @@ class FastConnection(asyncio.Protocol):
         if end < 0:
             self._peek(data)
             return
+        began = perf_counter()
         self._ahead = b""
         cut = data.find(b"\r\n")
         parts = data[:cut].split(b" ")
@@ -260,6 +268,8 @@ class FastConnection(asyncio.Protocol):
         self._request_id = request_id = lane.request_id()
         verdict.told.tell(request_id, _METHODS[method], place.shown, now)
         self._state = BUSY
+        self._sought = perf_counter()
+        self._own = self._sought - began
         pool = way.pool
         if pool.spec.total_timeout is not None:
             self._total = self._loop.time() + pool.spec.total_timeout
@@ -549,7 +559,11 @@ class FastConnection(asyncio.Protocol):
             extra = (_PRIVATE if gated and caching is None else b"") + (_CLOSE if self._last else b"")
             data = b"".join((head, b"\r\n", extra, b"\r\n", data[end + 4 :]))
         self._started = True
+        self._answered = perf_counter()
+        self._status = int(first[9:12])
+        self._got = body
         self._transport.write(data)
+        self._own += perf_counter() - self._answered
         if body == length:
             self._complete(clean=not surplus)
         else:
@@ -570,6 +584,7 @@ class FastConnection(asyncio.Protocol):
             self._broke(UpstreamBroke(f"{connection.endpoint.url}: llhttp: {type(error).__name__}"))
             return
         self._left = left
+        self._got += len(data)
         self._transport.write(data)
         if not left:
             self._complete(clean=not surplus)
@@ -625,6 +640,7 @@ class FastConnection(asyncio.Protocol):
                 self._write(out)
                 self._complete(clean=reading.clean)
                 return
+            self._got += len(piece)
             out.append(b"%x\r\n%b\r\n" % (len(piece), bytes(piece)) if self._chunked else bytes(piece))
         self._write(out)
         if not self._full:
@@ -637,6 +653,9 @@ class FastConnection(asyncio.Protocol):
 
     def _start(self, head: ResponseHead, cookies: tuple[bytes, ...]) -> None:
         """The head, edited; it waits for what comes of its body at once."""
+        self._answered = perf_counter()
+        self._status = head.status
+        self._got = 0
         rewrite = self._way.upstream.rewrite
         if rewrite is not None:
             rewrite = replace(rewrite, public=self._seen.located.origin)
@@ -648,6 +667,7 @@ class FastConnection(asyncio.Protocol):
         self._head = head_bytes(head.status, head.reason, headers)
         self._chunked = framing is Framing.CHUNKED
         self._left = 0
+        self._own += perf_counter() - self._answered
 
     def _teaches(self, head: ResponseHead) -> bool:
         """The identity source has something to see in it, or the pass is to be dated anew."""
@@ -705,6 +725,7 @@ class FastConnection(asyncio.Protocol):
 
     def _complete(self, *, clean: bool) -> None:
         """The answer is out."""
+        self._count()
         connection = self._upstream
         self._upstream = self._duplex = None
         if connection is not None:
@@ -761,9 +782,20 @@ class FastConnection(asyncio.Protocol):
             return
         self._drop_upstream(error)
         self._retried = True
+        self._way.upstream.traffic.retries += 1
         self._dial(fresh=True)
 
+    def _count(self) -> None:
+        """An answer that came is over, whole or not."""
+        if not self._answered:
+            return
+        length = self._block.length
+        sent = self._uploaded if length is None else length - self._upload
+        self._way.upstream.traffic.exchange(self._status, self._answered - self._sought, self._own, sent, self._got)
+        self._answered = 0.0
+
     def _drop_upstream(self, error: BaseException) -> None:
+        self._count()
         connection = self._upstream
         self._upstream = self._duplex = None
         self._reading = None
