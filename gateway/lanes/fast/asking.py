@@ -110,7 +110,7 @@ class AskingConnection(FastConnection):
                 return
             self._ahead = b""
             self._peeking = None
-            if not self._answered(data, end):
+            if not self._serve(data, end):
                 self._hand_over(data)
                 return
             data = data[end + 4 :]
@@ -122,7 +122,7 @@ class AskingConnection(FastConnection):
                 return
             self.due = self._loop.time() + self._limits.keepalive
 
-    def _answered(self, data: bytes, end: int) -> bool:
+    def _serve(self, data: bytes, end: int) -> bool:
         """Answer an auth request that comes to an Allow."""
         asking, lane = self._asking, self._lane
         store = lane.known
