@@ -184,6 +184,7 @@ class Reading:
             self._left = 0 if self._chunks.ended else 1
             return
         left = self._left or 0
+        self._surplus = self._surplus or len(data) > left
         self._piece = data if len(data) <= left else data[:left]
         self._left = left - len(self._piece)
 
