@@ -18,7 +18,7 @@ from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import StreamResponse
 
 from gateway.errors import ClientGone
-from gateway.lanes.duplex import Duplex
+from gateway.lanes.duplex import Duplex, unsent_of
 from gateway.spec.sections import LimitsSpec
 
 if TYPE_CHECKING:
@@ -288,12 +288,12 @@ class Connection(RequestHandler):
             transport = self.transport
             if transport is None:
                 raise ClientGone("the connection is closed")
-            unsent = transport.get_write_buffer_size()
+            unsent = unsent_of(transport)
             try:
                 async with asyncio.timeout(timeout):
                     await self._writable.wait()
             except TimeoutError as error:
-                if transport.get_write_buffer_size() >= unsent:
+                if unsent_of(transport) >= unsent:
                     self._listener.on_cut("slow_reader")
                     transport.abort()
                     raise ClientGone(f"the client read nothing for {timeout:g} s") from error
@@ -404,11 +404,11 @@ class Connection(RequestHandler):
 
     def _bound_closing(self, transport: asyncio.Transport | None) -> None:
         """A closing transport first sends what is left: a client that does not read must not hold it."""
-        if transport is not None and transport.is_closing() and transport.get_write_buffer_size():
+        if transport is not None and transport.is_closing() and unsent_of(transport):
             self._loop.call_later(self._limits.write_idle_timeout, self._end_closing, transport)
 
     def _end_closing(self, transport: asyncio.Transport) -> None:
-        if transport.get_write_buffer_size():
+        if unsent_of(transport):
             self._listener.on_cut("slow_reader")
         transport.abort()
 

@@ -14,6 +14,14 @@ HIGH = 256 * 1024  # bytes unread before the transport is paused; asyncio's sele
 LINGER = 10.0  # seconds that a closing connection may take to send what is left
 
 
+def unsent_of(transport: asyncio.Transport) -> int:
+    """Bytes written that have not gone out. A TLS transport of asyncio that is gone cannot say (3.11): then there are none."""
+    try:
+        return transport.get_write_buffer_size()
+    except AttributeError:
+        return 0
+
+
 class Tap(Protocol):
     """Who gets the bytes of a connection as they come, in place of a reader and a writer that wait."""
 
@@ -128,7 +136,7 @@ class Duplex(asyncio.Protocol):
     @property
     def unsent(self) -> int:
         """Bytes written that have not gone out."""
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+        return 0 if self._transport is None else unsent_of(self._transport)
 
     def hold(self, held: bool) -> None:
         """Read nothing from the socket for a while, for a tap that cannot pass more on."""
@@ -184,13 +192,13 @@ class Duplex(asyncio.Protocol):
                 raise self._fault
             if self._transport is None or self._lost.done():
                 raise ConnectionResetError("the connection is closed")
-            unsent = self._transport.get_write_buffer_size()
+            unsent = unsent_of(self._transport)
             self._writer = self._loop.create_future()
             timer = self._loop.call_later(timeout, _expire, self._writer)
             try:
                 await self._writer
             except TimeoutError:
-                if self._transport.get_write_buffer_size() >= unsent:
+                if unsent_of(self._transport) >= unsent:
                     raise
             finally:
                 self._writer = None
@@ -209,7 +217,7 @@ class Duplex(asyncio.Protocol):
         """Send what was written, for at most `LINGER` seconds, then close."""
         if self._transport is not None:
             self._transport.close()
-            if self._transport.get_write_buffer_size():
+            if unsent_of(self._transport):
                 self._loop.call_later(LINGER, self._transport.abort)
 
     def abort(self, reason: BaseException) -> None:

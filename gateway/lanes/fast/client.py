@@ -23,7 +23,7 @@ from gateway.lanes.answer import Framing, frame, head_bytes, informational_bytes
 from gateway.lanes.body import BodyTimeout
 from gateway.lanes.chunks import BadChunks, Chunks
 from gateway.lanes.connection import Connection, plain
-from gateway.lanes.duplex import Duplex
+from gateway.lanes.duplex import Duplex, unsent_of
 from gateway.lanes.fast.known import Block, Place, Seen, Standing, Verdict, Way, ticketed
 from gateway.lanes.fast.lane import FastLane, written
 from gateway.lanes.fast.lines import CACHING, DROPPED, ORDINARY, UNUSUAL, classify, known, made_private, private, status, statuses
@@ -181,7 +181,7 @@ class FastConnection(asyncio.Protocol):
         self._full = True
         if self._state == BUSY and self._duplex is not None:
             self._duplex.hold(True)
-        self._unsent = self._transport.get_write_buffer_size()
+        self._unsent = unsent_of(self._transport)
         self.due = self._loop.time() + self._limits.write_idle_timeout
 
     def resume_writing(self) -> None:
@@ -845,7 +845,7 @@ class FastConnection(asyncio.Protocol):
                 self._listener.on_cut("keepalive" if self._request_id or self._slow is not None else "unused")
             self._close()
         else:
-            if self._transport.get_write_buffer_size():
+            if unsent_of(self._transport):
                 self._listener.on_cut("slow_reader")
             self._abort()
 
@@ -875,7 +875,7 @@ class FastConnection(asyncio.Protocol):
 
     def _cut_off(self, now: float) -> None:
         """A client that takes nothing for too long."""
-        unsent = self._transport.get_write_buffer_size()
+        unsent = unsent_of(self._transport)
         if unsent < self._unsent:
             self._unsent = unsent
             self.due = now + self._limits.write_idle_timeout
@@ -895,7 +895,7 @@ class FastConnection(asyncio.Protocol):
 
     @property
     def busy(self) -> bool:
-        return self._state in (BUSY, SPENT) or (self._state == OVER and self._transport.get_write_buffer_size() > 0)
+        return self._state in (BUSY, SPENT) or (self._state == OVER and unsent_of(self._transport) > 0)
 
     def retire(self) -> None:
         """Close now if no request is in hand, else after its answer."""
