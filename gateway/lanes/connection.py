@@ -208,6 +208,8 @@ class Connection(RequestHandler):
             self._trailer_possible = self._open_payload is None or not self._open_payload.is_eof()
 
     async def start(self) -> None:
+        if self._manager is None:
+            return  # it was lost before its first turn, which aiohttp does not expect
         try:
             await super().start()
         finally:
