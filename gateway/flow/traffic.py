@@ -51,8 +51,12 @@ class UpstreamTraffic:
     def exchange(self, status: int, waited: float, own: float, sent: int, received: int) -> None:
         """An answer came and is over, whole or not. status: 100 to 599; seconds; bytes of the two bodies."""
         self.statuses[status // 100 if 100 <= status < 600 else 0] += 1
-        self.waited.observe(waited)
-        self.own.observe(own)
+        histogram = self.waited  # `observe`, twice, without a call: this is done for every request
+        histogram.counts[bisect_left(histogram.bounds, waited)] += 1
+        histogram.total += waited
+        histogram = self.own
+        histogram.counts[bisect_left(histogram.bounds, own)] += 1
+        histogram.total += own
         self.sent += sent
         self.received += received
 

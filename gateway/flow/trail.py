@@ -10,8 +10,8 @@ from gateway.flow.ports import AuditEvent
 class Decided(Protocol):
     """One decision that comes again and again."""
 
-    def tell(self, request_id: str, method: str, path: str, now: float) -> None:
-        """As `Trail.decision`. now: seconds since the epoch."""
+    def tell(self, request_id: str, method: str, path: str, now: float, *, plain: bool) -> None:
+        """As `Trail.decision`. now: seconds since the epoch. plain: the path is letters, digits and `_~/.-`."""
 
 
 class Trail(Protocol):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 
 from gateway.errors import UpstreamBroke, UpstreamBusy, UpstreamUnreachable
 from gateway.lanes.health import Health, in_turn, watch
@@ -51,6 +52,7 @@ class UpstreamPool:
         self._by_endpoint = {site.endpoint.url: site for site in self._sites}
         self._context = tls_context(spec.tls) if any(site.endpoint.tls for site in self._sites) else None
         self._server_name = spec.tls.server_name if spec.tls else None
+        self._keepalive = spec.keepalive
         self._turn = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._watch: asyncio.Task[None] | None = None
@@ -120,7 +122,13 @@ class UpstreamPool:
         if self._waiters:
             return None
         site = self._sites[0]
-        if len(self._sites) > 1:
+        if len(self._sites) == 1 and site.idle and not sure:  # nearly always
+            connection, _ = site.idle.popitem()
+            if connection.rouse_lightly():
+                return connection
+            site.open -= 1
+            connection.abort(UpstreamBroke("closed while unused"))
+        elif len(self._sites) > 1:
             turn = (self._turn + 1) % len(self._sites)
             site = self._sites[in_turn([s.health for s in self._sites], turn, self._loop.time(), self.spec.health)[0]]
             if not site.idle:
@@ -147,6 +155,22 @@ class UpstreamPool:
             site.open -= 1
             connection.abort(UpstreamBroke("the exchange is over"))
         self._room()
+
+    def put_back(self, connection: UpstreamConnection) -> None:
+        """What `release` does with a connection that was lent for bytes of the caller's own, when these ended cleanly."""
+        site = connection.site
+        if site is None:
+            self.release(connection)
+            return
+        if site.health.failures or site.health.out_until:
+            site.health = site.health.after_success()
+        connection.responded = False
+        connection.duplex.on_stir = connection.discard
+        site.idle[connection] = self._loop.time() + self._keepalive
+        if site.timer is None:
+            site.timer = self._loop.call_later(self._keepalive, self._end_idle, site)
+        if self._waiters:
+            self._room()
 
     def _take_idle(self, site: _Site, *, sure: bool = True) -> UpstreamConnection | None:
         while site.idle:
@@ -176,13 +200,16 @@ class UpstreamPool:
     async def _connect(self, site: _Site) -> UpstreamConnection:
         site.open += 1
         try:
-            return await connect(site.endpoint, self._context, self._server_name, self.spec.connect_timeout)
+            made = await connect(site.endpoint, self._context, self._server_name, self.spec.connect_timeout)
         except BaseException as error:
             site.open -= 1
             if isinstance(error, UpstreamUnreachable):
                 site.health = site.health.after_failure(self._loop.time(), self.spec.health, connecting=True)
             self._room()
             raise
+        made.site = site
+        made.discard = partial(self._discard, site, made)
+        return made
 
     async def _wait_for_room(self, deadline: float) -> None:
         waiter: asyncio.Future[None] = self._loop.create_future()

@@ -104,6 +104,8 @@ class UpstreamConnection:
         self.responded = False
         self.duplex = self._duplex = duplex
         self._reading: Reading | None = None  # None: no exchange is under way
+        self.site: Any = None  # the pool's
+        self.discard: Callable[[], None] | None = None
         self._raw = False  # an exchange over `duplex` itself is under way
         self.parser: Any = None  # whatever a raw user keeps from one exchange to the next
         self._chunked = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from typing import Any
 
@@ -14,8 +13,6 @@ from gateway.telemetry.lines import Lines, Stamps, Template
 from gateway.telemetry.logs import template, templated
 from gateway.telemetry.metrics import Metrics
 
-_PLAIN = re.compile(r"[A-Za-z0-9_~/.-]+")
-
 
 class _Decided:
     """Implements flow.trail.Decided."""
@@ -26,9 +23,9 @@ class _Decided:
         self._fields = fields
         self._tally = telemetry.tally(fields["decision"], fields["upstream"], fields["rules"])
 
-    def tell(self, request_id: str, method: str, path: str, now: float) -> None:
+    def tell(self, request_id: str, method: str, path: str, now: float, *, plain: bool) -> None:
         line = self._line
-        if line is not None and templated() and _PLAIN.fullmatch(path):
+        if line is not None and plain and templated():
             self._tally[0] += 1
             template, lines = line
             lines.later(template.fill(request_id, method, path, _STAMPS.stamp(now)))

@@ -171,6 +171,6 @@ class AskingConnection(FastConnection):
             return False
         self._last = ask.block.last
         answer = verdict.answers.get(ask) or asking.answer(ask, standing, verdict)
-        verdict.told.tell(lane.request_id(), ask.head.method, place.shown, now)
+        verdict.told.tell(lane.request_id(), ask.head.method, place.shown, now, plain=place.plain)
         self._transport.write(answer)
         return True

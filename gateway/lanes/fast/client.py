@@ -266,7 +266,7 @@ class FastConnection(asyncio.Protocol):
         self._last = block.last
         self._gated = verdict.gated
         self._request_id = request_id = lane.request_id()
-        verdict.told.tell(request_id, _METHODS[method], place.shown, now)
+        verdict.told.tell(request_id, _METHODS[method], place.shown, now, plain=place.plain)
         self._state = BUSY
         self._sought = perf_counter()
         self._own = self._sought - began
@@ -518,7 +518,7 @@ class FastConnection(asyncio.Protocol):
             self._read(data)
             return
         length = -1
-        dropped = False
+        dropped: list[bytes] = []
         caching: bytes | None = None
         del lines[0]
         for line in lines:
@@ -530,7 +530,7 @@ class FastConnection(asyncio.Protocol):
             if kind >= 0 and length < 0:
                 length = kind
             elif kind == DROPPED:
-                dropped = True
+                dropped.append(line)
             elif kind == CACHING and caching is None:
                 caching = line
             else:
@@ -553,9 +553,12 @@ class FastConnection(asyncio.Protocol):
             self._broke(UpstreamBroke(f"{connection.endpoint.url}: llhttp: {type(error).__name__}"))
             return
         if dropped or gated or self._last:
+            for line in dropped:
+                lines.remove(line)
             if gated and caching is not None:
                 lines[lines.index(caching)] = private.get(caching) or made_private(caching)
-            head = b"\r\n".join([first, *[line for line in lines if known.get(line) != DROPPED]])
+            lines.insert(0, first)
+            head = b"\r\n".join(lines)
             extra = (_PRIVATE if gated and caching is None else b"") + (_CLOSE if self._last else b"")
             data = b"".join((head, b"\r\n", extra, b"\r\n", data[end + 4 :]))
         self._started = True
@@ -729,8 +732,12 @@ class FastConnection(asyncio.Protocol):
         connection = self._upstream
         self._upstream = self._duplex = None
         if connection is not None:
-            connection.untapped(clean=clean and not self._upload)
-            self._way.pool.release(connection)
+            clean = clean and not self._upload
+            connection.untapped(clean=clean)
+            if clean and not self._cut:
+                self._way.pool.put_back(connection)
+            else:
+                self._way.pool.release(connection)
         self._reading = None
         self._left = -1
         if self._upload:

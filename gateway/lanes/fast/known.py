@@ -43,6 +43,7 @@ MOST_PEERS = 32  # of one block
 MOST_VERDICTS = 256  # of one standing
 
 _FIELDS = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*\r\n)*\r\n")
+_PLAIN = re.compile(r"[A-Za-z0-9_~/.-]+")
 # What the slow lane has a way with and this one has not: 100 (Continue), switches of protocols.
 _UNUSUAL = frozenset({b"expect", b"upgrade"})
 # What a `when` may look at and a verdict still be kept: nothing that moves with the clock, the query, the body or a record.
@@ -74,10 +75,11 @@ class Way:
 class Place:
     """One path at one origin. free: no rule can hit. steady: what is decided here may be kept for a while."""
 
-    __slots__ = ("free", "readings", "rules", "shown", "steady", "way")
+    __slots__ = ("free", "plain", "readings", "rules", "shown", "steady", "way")
 
     def __init__(self, path: bytes, readings: tuple[str, ...], way: Way | None, rules: tuple[Rule, ...]) -> None:
         self.shown = shown_path(path)
+        self.plain = _PLAIN.fullmatch(self.shown) is not None
         self.readings = readings
         self.way = way
         """None: for the slow lane."""
