@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from jwt import PyJWK
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -148,6 +150,13 @@ class Records(Protocol):
     async def ping(self) -> None: ...
 
     async def close(self) -> None: ...
+
+
+class PublishedKeys(Protocol):
+    """The keys that one page or issuer of others publishes (RFC 7517)."""
+
+    async def key(self, kid: str, now: float) -> PyJWK | None:
+        """The key of that name, None where there is none. Raises StoreUnavailable where the keys cannot be had."""
 
 
 class Mailer(Protocol):

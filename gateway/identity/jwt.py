@@ -5,27 +5,19 @@ A request without a token is nobody's; so is one whose token does not verify: it
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections import OrderedDict
 from typing import Any
 
-import aiohttp
 import jwt
 from pydantic import Field
 
-from gateway.errors import StoreUnavailable
 from gateway.flow.identity import Said
-from gateway.identity.whoami import read_all
+from gateway.identity.published import PublishedKeys
 from gateway.spec.base import Duration, HttpUrl, Spec
 from gateway.wire.head import RequestHead
 from gateway.wire.subject import Scalar, Subject
 
-_ALGORITHMS = {"RSA": ("RS256", "PS256", "RS384", "RS512"), "EC": ("ES256", "ES384", "ES512"), "OKP": ("EdDSA",)}
 _LEEWAY = 30.0  # seconds that the provider's clock may differ
-_REFETCH = 10.0  # seconds between two fetches that an unknown kid may cause
-_RETRY = 2.0  # seconds between two fetches that fail: clients must not queue up behind a provider that is away
-_MOST = 262_144  # bytes of a key set
 _MOST_HELD = 1024  # verified tokens
 
 
@@ -52,12 +44,9 @@ class JwtSource:
     def __init__(self, spec: JwtSpec, name: str) -> None:
         self._spec = spec
         self.name = name
-        self._keys: dict[str, jwt.PyJWK] = {}
-        self._fetched = float("-inf")
-        self._tried = float("-inf")
-        self._fault = ""
-        self._lock = asyncio.Lock()
+        self._keys = PublishedKeys(spec.jwks_url, refresh=spec.refresh, timeout=spec.timeout)
         self._held: OrderedDict[str, Said] = OrderedDict()  # by token, of the keys at hand
+        self._held_since = self._keys.fetched
 
     async def subject(self, head: RequestHead, upstream: str, now: float) -> Subject | None:
         """The token's subject, or None. Raises StoreUnavailable where there is a token and no key can be had to judge it."""
@@ -65,7 +54,7 @@ class JwtSource:
         if said is not None:
             return said.subject
         token = self._token(head, upstream)
-        key = await self._key(_name_of_key(token), now)
+        key = await self._keys.key(_name_of_key(token), now)
         return self._said(token, key, now).subject if key is not None else None
 
     def at_once(self, head: RequestHead, upstream: str, now: float) -> Said | None:
@@ -77,11 +66,15 @@ class JwtSource:
             kid = _name_of_key(token)
         except jwt.PyJWTError:
             return Said(None)
-        if kid not in self._keys or now >= self._fetched + self._spec.refresh:
+        key = self._keys.held(kid, now)
+        if key is None:
             return None
+        if self._held_since != self._keys.fetched:
+            self._held.clear()
+            self._held_since = self._keys.fetched
         held = self._held.get(token)
         if held is None or now >= held.until:
-            held = self._held[token] = self._said(token, self._keys[kid], now)
+            held = self._held[token] = self._said(token, key, now)
             if len(self._held) > _MOST_HELD:
                 self._held.popitem(last=False)
         return held
@@ -94,7 +87,7 @@ class JwtSource:
 
     def _said(self, token: str, key: jwt.PyJWK, now: float) -> Said:
         """What a token says, and until when: it expires, or the keys are fetched anew."""
-        anew = self._fetched + self._spec.refresh
+        anew = self._keys.fetched + self._spec.refresh
         options: Any = {"verify_exp": False, "verify_nbf": False, "verify_iat": False, "require": ["exp", "iss", "aud"]}
         try:
             claims: dict[str, Any] = jwt.decode(
@@ -113,54 +106,11 @@ class JwtSource:
         named = Subject(found, {name: _scalar(claims.get(source)) for name, source in self._spec.claims.items()}, self.name)
         return Said(named, anew if expires > anew else expires + _LEEWAY)
 
-    async def _key(self, kid: str, now: float) -> jwt.PyJWK | None:
-        """The key of that name; an unknown name fetches the set again, at most every 10 s."""
-        if kid in self._keys and now < self._fetched + self._spec.refresh:
-            return self._keys[kid]
-        async with self._lock:
-            stale = now >= self._fetched + self._spec.refresh
-            wanted = stale or (kid not in self._keys and now >= self._fetched + _REFETCH)
-            if wanted and not (self._fault and now < self._tried + _RETRY):
-                self._tried = now
-                try:
-                    self._keys, self._fetched, self._fault = await self._fetch(), now, ""
-                    self._held.clear()
-                except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError) as error:
-                    self._fault = type(error).__name__
-            if self._fault and (kid not in self._keys or now >= self._fetched + 10 * self._spec.refresh):
-                raise StoreUnavailable(f"the keys of {self._spec.jwks_url} cannot be had: {self._fault}")
-        return self._keys.get(kid)
-
-    async def _fetch(self) -> dict[str, jwt.PyJWK]:
-        timeout = aiohttp.ClientTimeout(total=self._spec.timeout)
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(self._spec.jwks_url, allow_redirects=False) as answer:
-            if answer.status != 200:
-                raise ValueError(f"status {answer.status}")
-            document = json.loads(await read_all(answer, _MOST))
-        keys = document.get("keys", []) if isinstance(document, dict) else []
-        return {entry["kid"]: key for entry in keys if isinstance(entry, dict) and (key := _usable(entry)) is not None}
-
 
 def _name_of_key(token: str) -> str:
     """`kid`, "" where there is none. Raises PyJWTError."""
     kid = jwt.get_unverified_header(token).get("kid")
     return kid if isinstance(kid, str) else ""
-
-
-def _usable(entry: dict[str, Any]) -> jwt.PyJWK | None:
-    """A public signature key with a name; PyJWT itself does not look at `use` and `key_ops`."""
-    allowed = _ALGORITHMS.get(str(entry.get("kty")), ())
-    algorithm = entry.get("alg", {"RSA": "RS256", "OKP": "EdDSA"}.get(str(entry.get("kty"))))
-    if entry.get("kty") == "EC" and "alg" not in entry:
-        algorithm = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}.get(str(entry.get("crv")))
-    operations = entry.get("key_ops", ["verify"])
-    verifies = isinstance(operations, list) and "verify" in operations and entry.get("use", "sig") == "sig"
-    if not isinstance(entry.get("kid"), str) or algorithm not in allowed or not verifies or "d" in entry:
-        return None
-    try:
-        return jwt.PyJWK(entry, algorithm=algorithm)
-    except (jwt.PyJWTError, ValueError, TypeError):
-        return None
 
 
 def _moment(value: object) -> int | float | None:

@@ -48,13 +48,7 @@ def verify(kind: TokenKind, token: str, *, keyring: Keyring, now: float, issuer:
     """
     if len(token) > MAX_SIZE:
         raise TokenInvalid(f"longer than {MAX_SIZE} bytes")
-    parts = token.split(".")
-    if len(parts) != 3:
-        raise TokenInvalid("not three parts")
-    raw = [b64decode(part) for part in parts]
-    if raw[0] is None or raw[1] is None or raw[2] is None:
-        raise TokenInvalid("not canonical base64url")
-    header = _object(raw[0], "header")
+    header, claims = taken_apart(token)
     if set(header) != _HEADER:
         raise TokenInvalid("other header parameters than alg, kid and typ")
     if header["typ"] != kind.value:
@@ -68,8 +62,7 @@ def verify(kind: TokenKind, token: str, *, keyring: Keyring, now: float, issuer:
         _JWS.decode(token, key.private.public_key(), algorithms=[key.algorithm])
     except PyJWTError as error:
         raise TokenInvalid(f"signature: {type(error).__name__}") from None
-    claims = _object(raw[1], "payload")
-    _check_times(claims, now)
+    check_times(claims, now)
     if claims.get("iss") != issuer:
         raise TokenInvalid("iss is not the expected one")
     if claims.get("aud") != audience:
@@ -77,7 +70,19 @@ def verify(kind: TokenKind, token: str, *, keyring: Keyring, now: float, issuer:
     return claims
 
 
-def _check_times(claims: Mapping[str, Any], now: float) -> None:
+def taken_apart(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Header and payload of a compact JWS, nothing of them verified. Raises TokenInvalid for what could be read in two ways."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        raise TokenInvalid("not three parts")
+    raw = [b64decode(part) for part in parts]
+    if raw[0] is None or raw[1] is None or raw[2] is None:
+        raise TokenInvalid("not canonical base64url")
+    return _object(raw[0], "header"), _object(raw[1], "payload")
+
+
+def check_times(claims: Mapping[str, Any], now: float) -> None:
+    """`exp` and `iat` must stand there, `nbf` may. Raises TokenInvalid."""
     if now >= _moment(claims, "exp"):
         raise TokenInvalid("expired")
     if _moment(claims, "iat") > now + CLOCK_SKEW:
