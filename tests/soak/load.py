@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.support.process import Outside, outside
 from tests.support.raw import OK, RawPeer, Script, Truncated, raw_client, raw_upstream
-from tests.support.resident import resident
+from tests.support.resident import resident_leaf
 
 MIB = 1 << 20
 LANE = os.environ.get("SOAK_LANE", "auto")
@@ -35,7 +35,8 @@ class Loaded:
 
     @property
     def resident(self) -> int:
-        return resident(self.pid)
+        """Of the one worker, bytes."""
+        return resident_leaf(self.pid)
 
     def request(self, line: str, fields: str = "") -> bytes:
         return f"{line} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n{fields}\r\n".encode()
@@ -49,7 +50,8 @@ class Loaded:
 async def loaded(script: Script, **config: Any) -> AsyncIterator[Loaded]:
     """A gateway in front of an upstream that does this with each connection."""
     with tempfile.TemporaryDirectory(prefix="stepup-soak-") as folder:
-        async with raw_upstream(script) as upstream, outside(Path(folder), **{**_config(upstream.url), **config}) as found:
+        changes: dict[str, Any] = {"command": ("run", "--workers", "1"), **config}
+        async with raw_upstream(script) as upstream, outside(Path(folder), **{**_config(upstream.url), **changes}) as found:
             made = Loaded(found, int(found.base.rpartition(":")[2]))
             async with raw_client(made.port) as peer:
                 assert await made.ask(peer) == 200

@@ -10,6 +10,12 @@ def resident(pid: int) -> int:
     return _sum(pid, "VmRSS")
 
 
+def resident_leaf(pid: int) -> int:
+    """The same of the one process below it that holds most and has none below it, or of itself: a worker without its supervisor."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return max(resident_leaf(int(child)) for child in children) if children else resident(pid)
+
+
 def highest(pid: int) -> int:
     """Highest resident set so far in bytes; of several processes the sum of theirs, whenever that was."""
     return _sum(pid, "VmHWM")
