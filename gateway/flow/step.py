@@ -66,11 +66,24 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
+class Away:
+    """The step is a page of others: where the browser goes.
+
+    url: absolute, http or https. fields: of the form that takes the browser there by POST; with "get" everything stands in `url`.
+    """
+
+    url: str
+    fields: tuple[tuple[str, str], ...] = ()
+    method: Literal["get", "post"] = "get"
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """What to show. `data` goes to JSON clients as `step.data`; `page` only to the step's template.
 
     title: why the user is here, in one sentence. lead: what happens next. actions: values of `action` that the
     step takes beside an answer ("resend", "use:email"); each with its label. notice: something that just went well.
+    away: the browser is sent there instead of being shown a page.
     """
 
     title: str
@@ -81,6 +94,7 @@ class View:
     page: Mapping[str, Any] = field(default_factory=dict)
     actions: tuple[tuple[str, str], ...] = ()
     notice: str | None = None
+    away: Away | None = None
 
 
 @dataclass(frozen=True, slots=True)

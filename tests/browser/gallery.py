@@ -125,6 +125,7 @@ def gallery(pages: Pages) -> Mapping[str, Page]:
             pages, PASSWORDS, Trouble("weak", "This password is on lists of stolen ones. Choose another.", "new_password")
         ),
         "framed": pages.framed(SHOWN, href=ACTION, suspended=TRANSFER),
+        "send": pages.send(SHOWN, "https://kyc.example.com/verify?tenant=bank", [("state", "su_gallery"), ("submit", '"<&>')]),
         "confirm-form": confirm(pages, b"to=mallory&amount=250&password=hunter2&note=two%0Alines&empty="),
         "confirm-file": confirm(pages, multipart, "multipart/form-data; boundary=B"),
         "confirm-json": confirm(pages, b'{"to": "bob", "amount": 12, "token": "abc"}', "application/json"),
