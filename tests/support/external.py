@@ -5,7 +5,6 @@ It knows the gateway by its token only. `Page` is the page's own half, without a
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import jwt
 
-from tests.support.gateway import NAVIGATION, Browser, Reply
+from tests.support.gateway import Reply
 
 SECRET = "an example of a shared secret, 32 bytes and more"
 AUDIENCE = "kyc"
@@ -88,21 +87,3 @@ class Page:
 
     def answer(self, at: Sent, **changes: Any) -> str:
         return jwt.encode(self.claims(at, **changes), self.secret, algorithm="HS256")
-
-
-async def arrive(browser: Browser, at: Sent, token: str | None, *, method: str = "POST", headers: Mapping[str, str] | None = None) -> Reply:
-    """Back to /continue, with our cookies. Nothing is followed."""
-    parameters = {"state": at.state, **({"token": token} if token is not None else {})}
-    if method == "GET":
-        return await browser.get("/continue?" + "&".join(f"{n}={v}" for n, v in parameters.items()), headers=headers)
-    return await browser.post("/continue", parameters, headers=headers)
-
-
-async def without_cookies(browser: Browser, stranger: Browser, path: str, data: Any, **options: Any) -> Reply:
-    """What a browser sends on a POST from another site: no cookie of ours. `stranger` is the same browser without its jar."""
-    del browser
-    return await stranger.post(path, data, headers={**NAVIGATION, **CROSS, **options.pop("headers", {})}, **options)
-
-
-def fresh() -> str:
-    return secrets.token_urlsafe(32)

@@ -158,7 +158,14 @@ class Redirect:
 
 def _scalar(value: Any, claim: str) -> Scalar:
     """A claim of the answer as a result. Raises TokenInvalid for what is none."""
-    short = value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= MOST_OF_A_RESULT)
-    if not short or (isinstance(value, int | float) and not (math.isfinite(value) and abs(value) < 2**53)):
-        raise TokenInvalid(f"the claim {claim!r} is no short scalar")
-    return value  # type: ignore[no-any-return]
+    match value:
+        case None | bool():
+            return value
+        case str() if len(value) <= MOST_OF_A_RESULT:
+            return value
+        case int() if abs(value) < 2**53:
+            return value
+        case float() if math.isfinite(value):
+            return value
+        case _:
+            raise TokenInvalid(f"the claim {claim!r} is no short scalar")
