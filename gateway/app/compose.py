@@ -352,7 +352,7 @@ class GatewayApp:
         )
         suspender = Suspender(
             transactions=self.transactions, entropy=self.entropy, answers=answers, trail=self.trail, paths=paths,
-            patience=lambda steps: max((self.live.patience.get(step, 0.0) for step in steps), default=0.0), anew=anew,
+            patience=lambda steps: max((self.live.patience.get(step, 0.0) for step in steps), default=0.0),
         )  # fmt: skip
         relay = Relay(
             upstreams=lambda: self.live.upstreams, sessions=self.sessions, issuer=self.issuer, transactions=self.transactions,
@@ -368,7 +368,7 @@ class GatewayApp:
             entrance=entrance, paths=paths, gate=self.gate,
             door=self.door, transactions=self.transactions, suspender=suspender, tickets=self.tickets, relay=relay, answers=answers,
             own_pages=self.site.handle, trail=self.trail, entropy=self.entropy, guessing=self.guessing, clock=self.clock,
-            limits=spec.limits, rules=lambda: self.live.rules,
+            limits=spec.limits, rules=lambda: self.live.rules, anew=anew,
         )  # fmt: skip
         premises = self._premises = Premises(
             origins=spec.public_url, trusted=self._trusted, prefix=spec.prefix.encode("ascii"),
@@ -384,7 +384,7 @@ class GatewayApp:
             known = Known(
                 entrance=entrance, paths=paths, gate=self.gate, issuer=self.issuer, passes=self.passes, trail=self.trail,
                 limits=spec.limits, ruleset=lambda: self.live.ruleset, identity=lambda: self.live.identity,
-                upstreams=lambda: self.live.upstreams,
+                upstreams=lambda: self.live.upstreams, apart=lambda: self.live.apart,
             )  # fmt: skip
             self.fast = FastLane(
                 known=known, sessions=self.sessions, answers=answers, trail=self.trail, entropy=self.entropy, clock=self.clock,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from urllib.parse import urlsplit
 
 from gateway.app.registry import STEP_FOLDERS, STEPS
 from gateway.errors import StartRefused
@@ -48,6 +49,11 @@ class Live:
     away: tuple[str, ...] = ()
     patience: Mapping[str, float] = field(default_factory=dict)
     begin_anew: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def apart(self) -> tuple[bytes, ...]:
+        """Origins of the pages in `begin_anew`, as a browser's `Referer` begins."""
+        return tuple(f"{parts.scheme}://{parts.netloc}".lower().encode() for url in self.begin_anew.values() if (parts := urlsplit(url)))
 
     @property
     def ruleset(self) -> Ruleset:

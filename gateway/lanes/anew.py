@@ -6,7 +6,7 @@ over, and so is the session, for what it was asked for is known of an old login 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -23,6 +23,7 @@ from gateway.flow.transaction import Event, Status, move
 from gateway.lanes.answers import Answers
 from gateway.spec.base import parse_origin
 from gateway.wire.head import RequestHead
+from gateway.wire.media import navigation
 
 
 class Anew:
@@ -37,13 +38,13 @@ class Anew:
         self._trail = trail
         self._urls = urls
 
-    async def begins(self, asked: Asked, judged: Judged, steps: Sequence[str]) -> web.Response | None:
+    async def begins(self, asked: Asked, judged: Judged) -> web.Response | None:
         """The answer to a browser that begins anew: the same address once more, with nobody logged in. None for any other request."""
         head, urls = asked.head, self._urls()
-        if head.method != "GET" or judged.route is None:
+        if not urls or head.method != "GET" or judged.route is None or navigation(head) != "navigation":
             return None
-        for step in steps:
-            if step not in urls or not _came_from(head, urls[step]):
+        for step, url in urls.items():
+            if not _came_from(head, url):
                 continue
             for binding in (b for secret in known_browser(head) for b in self._transactions.bindings(secret)):
                 if await self._over(asked, step, binding):
@@ -58,7 +59,8 @@ class Anew:
         if found is None or found.transaction.status is not Status.PENDING or found.transaction.binding != binding:
             return False
         current = found.transaction.current
-        if current is None or current.step != step:
+        again = found.transaction.target if found.transaction.method == "GET" else found.transaction.page.encode("latin-1", "replace")
+        if current is None or current.step != step or asked.head.target.raw != again:
             return False
         try:
             await self._transactions.save(move(found.transaction, Event.REFUSED, reason="authorize_again"), found.version, asked.now)

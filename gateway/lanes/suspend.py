@@ -23,7 +23,6 @@ from gateway.flow.repository import TooMany, Transactions, transaction_id
 from gateway.flow.trail import Trail
 from gateway.flow.transaction import CONFIRM, Status, Task, Transaction
 from gateway.flow.visit import holder_of
-from gateway.lanes.anew import Anew
 from gateway.lanes.answers import Answers
 from gateway.lanes.body import ClientBody
 from gateway.policy.decision import StepUp
@@ -59,16 +58,14 @@ class Suspender:
         trail: Trail,
         paths: Paths,
         patience: Callable[[Sequence[str]], float] = lambda _steps: 0.0,
-        anew: Anew | None = None,
     ) -> None:
-        """patience: seconds that a request with these steps waits at least. anew: for who comes back to log in once more."""
+        """patience: seconds that a request with these steps waits at least."""
         self._transactions = transactions
         self._entropy = entropy
         self._answers = answers
         self._trail = trail
         self._paths = paths
         self._patience = patience
-        self._anew = anew
 
     async def suspend(self, asked: Asked, judged: Judged, decision: StepUp, incoming: ClientBody, *, can_login: bool) -> web.Response:
         """Open a transaction for a request, or say why not."""
@@ -83,8 +80,6 @@ class Suspender:
         if kind not in ("navigation", "frame", "script"):
             return self._answers.step_up(asked, None, None, steps, max_age=max_age, cors=cors)
         script = kind == "script"
-        if self._anew is not None and kind == "navigation" and (answer := await self._anew.begins(asked, judged, steps)) is not None:
-            return answer
         browser = browser_for(head, self._entropy.token(), script=script)
         key = _key(head, browser, steps)
         if not script and browser.set_cookie is None and await self._transactions.asked_again(key, asked.now):
