@@ -108,6 +108,17 @@ dev() {
 	}
 }
 
+# What the tests run in Node.js: tests/node/package.json, without a lock file.
+node_packages() {
+	wanted_node=$(sha256sum <tests/node/package.json)
+	[ -f tests/node/node_modules/.stamp ] && [ "$(cat tests/node/node_modules/.stamp)" = "$wanted_node" ] && return
+	have node || apt_install nodejs
+	have npm || apt_install npm
+	say "installing tests/node"
+	npm install --prefix tests/node --no-package-lock --no-audit --no-fund --loglevel=error >&2 || fail "npm could not install tests/node"
+	printf '%s\n' "$wanted_node" >tests/node/node_modules/.stamp
+}
+
 programs() {
 	missing=
 	for program in "$@"; do
@@ -123,6 +134,7 @@ dev) dev ;;
 test)
 	programs redis-server chromium curl jq nginx caddy
 	dev
+	node_packages
 	;;
 bench)
 	programs redis-server nginx haproxy caddy wrk gcc

@@ -25,12 +25,15 @@ from gateway.flow.cookies import PassCookies
 from gateway.flow.gate import Gate
 from gateway.flow.guessing import Guessing
 from gateway.flow.issuer import Issuer
+from gateway.flow.parking import Parking
 from gateway.flow.ports import Mailer
 from gateway.flow.progress import Progress
 from gateway.flow.repository import TICKET_PARAMETER, Transactions
 from gateway.flow.sessions import Sessions
 from gateway.flow.step import Services
 from gateway.flow.visit import Door
+from gateway.identity.published import PublishedKeys
+from gateway.lanes.anew import Anew
 from gateway.lanes.body import read_body
 from gateway.lanes.errand import errand
 from gateway.lanes.fast import FastConnection, FastLane
@@ -61,6 +64,7 @@ from gateway.tokens.keys import Keyring
 from gateway.tokens.vault import KeyVault
 from gateway.web.admin import Admin
 from gateway.web.answers import WebAnswers
+from gateway.web.arrival import Arrivals
 from gateway.web.resume import Resume
 from gateway.web.site import Site
 from gateway.web.static import Static
@@ -321,15 +325,20 @@ class GatewayApp:
         )
         self._answers = answers
         reader = partial(read_body, idle_timeout=spec.limits.body_idle_timeout, timeout=spec.limits.body_timeout)
+        self._published: dict[str, PublishedKeys] = {}
         progress = Progress(self.transactions, self.guessing, lambda: self.live.steps)
         transaction_pages = TransactionPages(
             transactions=self.transactions, door=self.door, progress=progress, answers=answers, issuer=self.issuer, trail=self.trail,
             sessions=self.sessions, read_body=reader, answer_limit=spec.limits.answer_body, next_origins=self._next_origins,
         )  # fmt: skip
+        arrivals = Arrivals(
+            transactions=self.transactions, parking=Parking(self.state, self.vault, self.entropy), door=self.door, guessing=self.guessing,
+            progress=progress, pages=transaction_pages, answers=answers, trail=self.trail, continue_path=spec.continue_path,
+        )  # fmt: skip
         resume = Resume(
-            transactions=self.transactions, door=self.door, gate=self.gate, pages=transaction_pages, answers=answers, issuer=self.issuer,
-            keyring=lambda: self.keyring, passes=self.passes, trail=self.trail, read_body=reader, answer_limit=spec.limits.answer_body,
-            condition_limit=spec.limits.condition_body,
+            arrivals=arrivals, transactions=self.transactions, door=self.door, gate=self.gate, pages=transaction_pages, answers=answers,
+            issuer=self.issuer, keyring=lambda: self.keyring, passes=self.passes, trail=self.trail, read_body=reader,
+            answer_limit=spec.limits.answer_body, condition_limit=spec.limits.condition_body,
         )  # fmt: skip
         self.site = Site(
             prefix=spec.prefix, continue_path=spec.continue_path, transactions=transaction_pages, resume=resume, answers=answers,
@@ -338,7 +347,13 @@ class GatewayApp:
             limit=spec.limits.answer_body,
         )  # fmt: skip
         paths = Paths(spec.prefix, spec.continue_path)
-        suspender = Suspender(transactions=self.transactions, entropy=self.entropy, answers=answers, trail=self.trail, paths=paths)
+        anew = Anew(
+            transactions=self.transactions, sessions=self.sessions, answers=answers, trail=self.trail, urls=lambda: self.live.begin_anew
+        )
+        suspender = Suspender(
+            transactions=self.transactions, entropy=self.entropy, answers=answers, trail=self.trail, paths=paths,
+            patience=lambda steps: max((self.live.patience.get(step, 0.0) for step in steps), default=0.0),
+        )  # fmt: skip
         relay = Relay(
             upstreams=lambda: self.live.upstreams, sessions=self.sessions, issuer=self.issuer, transactions=self.transactions,
             answers=answers, limits=spec.limits, trusted=self._trusted,
@@ -353,7 +368,7 @@ class GatewayApp:
             entrance=entrance, paths=paths, gate=self.gate,
             door=self.door, transactions=self.transactions, suspender=suspender, tickets=self.tickets, relay=relay, answers=answers,
             own_pages=self.site.handle, trail=self.trail, entropy=self.entropy, guessing=self.guessing, clock=self.clock,
-            limits=spec.limits, rules=lambda: self.live.rules,
+            limits=spec.limits, rules=lambda: self.live.rules, anew=anew,
         )  # fmt: skip
         premises = self._premises = Premises(
             origins=spec.public_url, trusted=self._trusted, prefix=spec.prefix.encode("ascii"),
@@ -369,7 +384,7 @@ class GatewayApp:
             known = Known(
                 entrance=entrance, paths=paths, gate=self.gate, issuer=self.issuer, passes=self.passes, trail=self.trail,
                 limits=spec.limits, ruleset=lambda: self.live.ruleset, identity=lambda: self.live.identity,
-                upstreams=lambda: self.live.upstreams,
+                upstreams=lambda: self.live.upstreams, apart=lambda: self.live.apart,
             )  # fmt: skip
             self.fast = FastLane(
                 known=known, sessions=self.sessions, answers=answers, trail=self.trail, entropy=self.entropy, clock=self.clock,
@@ -377,9 +392,13 @@ class GatewayApp:
             )  # fmt: skip
 
     def _next_origins(self, upstream: str) -> Sequence[str]:
-        """Where answers of an upstream redirect to; none for one that a reload took away."""
+        """Where answers of an upstream redirect to (none for one that a reload took away), and where steps send browsers."""
         found = self.live.loaded.spec.upstreams.get(upstream)
-        return found.next_origins if found is not None else ()
+        return (*(found.next_origins if found is not None else ()), *self.live.away)
+
+    def _keys_of(self, url: str) -> PublishedKeys:
+        """The keys that a URL publishes: fetched once for all who need them, and kept over a reload."""
+        return self._published.setdefault(url, PublishedKeys(url))
 
     def _go_live(self, live: Live) -> None:
         """The one assignment. Health checks of new pools begin."""
@@ -390,7 +409,10 @@ class GatewayApp:
                 upstream.pool.start()
 
     def _make(self, loaded: Loaded, before: dict[str, Upstream]) -> Live:
-        services = Services(state=self.state, records=self.records, vault=self.vault, entropy=self.entropy, mailer=self._mailer)
+        services = Services(
+            state=self.state, records=self.records, vault=self.vault, entropy=self.entropy, mailer=self._mailer,
+            keyring=lambda: self.keyring, published=self._keys_of,
+        )  # fmt: skip
         return make_live(
             loaded, before, services=services, static=self.static, trusted=self._trusted, mailbox_url=self._mailbox_url,
             traffic=self.metrics.traffic,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from urllib.parse import urlsplit
 
 from gateway.app.registry import STEP_FOLDERS, STEPS
 from gateway.errors import StartRefused
@@ -21,6 +22,7 @@ from gateway.lanes.relay import Upstream
 from gateway.policy.model import Rule, Ruleset
 from gateway.settings.load import Loaded
 from gateway.spec.base import parse_origin
+from gateway.steps.redirect import RedirectConfig
 from gateway.tokens.passes import session_digests
 from gateway.web.pages import Pages
 from gateway.web.static import Static
@@ -31,7 +33,11 @@ from gateway.wire.headers import Rewrite
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """Everything that a reload replaces, as one value."""
+    """Everything that a reload replaces, as one value.
+
+    away: origins of pages of others that steps send browsers to. patience: how long such a step waits at least, seconds. begin_anew: the
+    pages after which a user logs in anew, by step.
+    """
 
     loaded: Loaded
     rules: Mapping[str, Rule]
@@ -40,6 +46,14 @@ class Live:
     upstreams: dict[str, Upstream]
     pages: Pages
     cors: tuple[str, ...]
+    away: tuple[str, ...] = ()
+    patience: Mapping[str, float] = field(default_factory=dict)
+    begin_anew: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def apart(self) -> tuple[bytes, ...]:
+        """Origins of the pages in `begin_anew`, as a browser's `Referer` begins."""
+        return tuple(f"{parts.scheme}://{parts.netloc}".lower().encode() for url in self.begin_anew.values() if (parts := urlsplit(url)))
 
     @property
     def ruleset(self) -> Ruleset:
@@ -68,6 +82,7 @@ def make_live(
     spec = loaded.spec
     kinds = {kind.kind: kind for kind in STEPS}
     steps: dict[str, Step] = {name: kinds[loaded.step_kinds[name]].build(name, config, services) for name, config in loaded.steps.items()}
+    pages = {name: config for name, config in loaded.steps.items() if isinstance(config, RedirectConfig)}
     return Live(
         loaded=loaded,
         rules={rule.name: rule for rule in loaded.ruleset.rules},
@@ -76,6 +91,9 @@ def make_live(
         upstreams=_upstreams(loaded, before, traffic),
         pages=Pages(spec.theme, static, STEP_FOLDERS, prefix=spec.prefix, mailbox_url=mailbox_url),
         cors=tuple(sorted({origin for route in spec.routes for origin in route.cors})),
+        away=tuple(sorted({origin for page in pages.values() for origin in page.origins})),
+        patience={name: page.lifetime for name, page in pages.items()},
+        begin_anew={name: page.url for name, page in pages.items() if page.then == "authorize_again"},
     )
 
 

@@ -82,7 +82,7 @@ def encode(transaction: Transaction) -> bytes:
         "kind": t.kind, "replay": t.replay, "created": t.created, "expires": t.expires, "address": t.address, "rules": list(t.rules),
         "tasks": [
             {"step": k.step, "max_age": k.max_age, "rules": list(k.rules), "passed": _proof(k.passed), "memory": dict(k.memory),
-             "attempts": k.attempts, "blocked_until": k.blocked_until}
+             "attempts": k.attempts, "blocked_until": k.blocked_until, "url": k.url, "counts": k.counts}
             for k in t.tasks
         ],
         "status": t.status.value, "subject": [t.subject.id, dict(t.subject.claims), t.subject.source], "awaits_login": t.awaits_login,
@@ -104,6 +104,8 @@ def decode(data: bytes) -> Transaction:
             memory=k["memory"],
             attempts=k["attempts"],
             blocked_until=k["blocked_until"],
+            url=k.get("url", ""),
+            counts=k.get("counts", True),
         )
         for k in v.pop("tasks")
     )

@@ -12,10 +12,11 @@ from math import ceil
 from typing import Any, assert_never
 
 from gateway.errors import Conflict
+from gateway.flow.away import OWN, Arrival, OwnRedirect, Whereabouts, anew_key
 from gateway.flow.guessing import Guessing
 from gateway.flow.ports import Write
 from gateway.flow.repository import Found, Transactions
-from gateway.flow.step import Again, Context, Failed, Passed, Refused, Step, View
+from gateway.flow.step import Again, Away, Context, Failed, Passed, Refused, Step, View, Waiting
 from gateway.flow.transaction import CONFIRM, Event, Status, Task, Transaction, delay_after, move, pass_task, with_task
 from gateway.tokens.passes import Pass
 
@@ -33,13 +34,14 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Who looks: what a step may know of the request (see flow.step.Context)."""
+    """Who looks: what a step may know of the request (see flow.step.Context). state: the transaction's own, which no step learns."""
 
     now: float
     client_ip: str
     origin: str
     cookies: tuple[tuple[str, str], ...]
     holder: Pass | None
+    state: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,29 +90,53 @@ class Progress:
 
     def kind(self, name: str) -> str:
         """The kind of a step: the name of its folder; "confirm" for the page that shows what will be sent."""
-        return CONFIRM if name == CONFIRM else self._steps()[name].kind
+        return CONFIRM if name == CONFIRM else OwnRedirect.kind if name.startswith(OWN) else self._steps()[name].kind
 
     def knows(self, transaction: Transaction) -> bool:
         """Every open step is still configured (a reload may have taken one away)."""
-        return all(step == CONFIRM or step in self._steps() for step in transaction.remaining)
+        return all(t.step == CONFIRM or t.url or t.step in self._steps() for t in transaction.tasks if t.passed is None)
 
     async def show(self, found: Found, look: Look) -> Showing:
         """The open step of a PENDING transaction. A step's new memory is stored."""
         transaction, task = found.transaction, _open_task(found)
         if task.step == CONFIRM:
             return Showing(transaction, task, None)
-        view = await self._steps()[task.step].begin(self._context(transaction, task, look))
+        view = await self._step(task).begin(self._context(transaction, task, look))
+        pointer = self._pointer(transaction, task, view, look)
+        if view.away and view.away.begins_anew:
+            key = anew_key(transaction.binding, task.step)
+            await self._transactions.remember("anew", key, look.state, expires=transaction.expires, now=look.now)
         if dict(view.memory) == dict(task.memory):
+            if view.away and pointer and await self._transactions.whereabouts(view.away.state, look.now) is None:
+                await self._transactions.also(pointer, look.now)
             return Showing(transaction, task, view)
         changed = with_task(transaction, replace(task, memory=view.memory))
         try:
-            await self._transactions.save(changed, found.version, look.now)
+            await self._transactions.save(changed, found.version, look.now, along=pointer)
         except Conflict:
             # Another tab was first: what it began is what counts.
             again = await self._transactions.load(transaction.id, look.now)
             if again is not None and again.transaction.current is not None and again.transaction.status is Status.PENDING:
                 return await self.show(again, look)
         return Showing(changed, task, view)
+
+    def _pointer(self, transaction: Transaction, task: Task, view: View, look: Look) -> Sequence[Write]:
+        """What brings the browser back from a page of others; written before it goes there."""
+        if view.away is None or not view.away.state:
+            return ()
+        where = Whereabouts(transaction.id, task.step, look.state)
+        return (self._transactions.outside(view.away.state, where, transaction, look.now),)
+
+    async def arrive(self, found: Found, arrival: Arrival, look: Look) -> Progressed:
+        """Take what a page of others sent back, as the answer to the open step. What came along is kept for the rules."""
+        return await self.answer(found, arrival.form, look, kept=arrival.kept)
+
+    async def foresee(self, found: Found, arrival: Arrival, look: Look) -> Refused | None:
+        """Why an arrival cannot count, whoever brings it; None where it may. Nothing is used up, counted or written."""
+        transaction, task = found.transaction, _open_task(found)
+        judge = getattr(self._step(task), "judge", None)
+        judged = await judge(self._context(transaction, task, look), arrival.form) if judge is not None else None
+        return judged if isinstance(judged, Refused) else None
 
     async def cancel(self, found: Found, now: float) -> Moved:
         """Throw the stored request away. A transaction that has ended already stays as it is."""
@@ -130,11 +156,11 @@ class Progress:
             return Moved(await self._reload(found.transaction, now))
         return Moved(ready, "passed")
 
-    async def answer(self, found: Found, form: Mapping[str, str], look: Look) -> Progressed:
-        """Take an answer to the open step of a PENDING transaction."""
+    async def answer(self, found: Found, form: Mapping[str, str], look: Look, *, kept: Mapping[str, Any] | None = None) -> Progressed:
+        """Take an answer to the open step of a PENDING transaction. kept: what its task remembers once it is passed."""
         transaction, task = found.transaction, _open_task(found)
         now = look.now
-        step = self._steps()[task.step]
+        step = self._step(task)
         guess = form.get("action", "") not in step.free_actions
         if guess and now < task.blocked_until:
             return Held(transaction, ceil(task.blocked_until - now), "transaction")
@@ -150,7 +176,7 @@ class Progress:
         try:
             match outcome:
                 case Passed():
-                    return await self._passed(found, task, outcome, now, along)
+                    return await self._passed(found, task, outcome, now, along, kept)
                 case Refused():
                     return await self._refused(found, task, outcome, look, form.get("action") or None)
                 case Again():
@@ -168,14 +194,16 @@ class Progress:
         except Conflict:
             return await self._overtaken(transaction, task, look)
 
-    async def _passed(self, found: Found, task: Task, outcome: Passed, now: float, along: Sequence[Write]) -> Moved:
+    async def _passed(
+        self, found: Found, task: Task, outcome: Passed, now: float, along: Sequence[Write], kept: Mapping[str, Any] | None
+    ) -> Moved:
         transaction = replace(found.transaction, claims={**found.transaction.claims, **outcome.claims})
         if outcome.then == "authorize_again":
             # The session that asked is over; what was suspended in it is over too.
             ended = move(transaction, Event.REFUSED, reason="authorize_again")
             await self._transactions.save(ended, found.version, now, along=along)
             return Moved(ended, "passed", outcome)
-        moved = pass_task(transaction, task.step, at=now, amr=outcome.amr)
+        moved = pass_task(transaction, task.step, at=now, amr=outcome.amr, counts=outcome.counts, kept=kept)
         await self._transactions.save(moved, found.version, now, along=along)
         return Moved(moved, "passed", outcome)
 
@@ -219,6 +247,9 @@ class Progress:
         again = await self._transactions.load(transaction.id, now)
         return again.transaction if again is not None else move(transaction, Event.TIME_IS_UP)
 
+    def _step(self, task: Task) -> Step:
+        return OwnRedirect(task.url, self._transactions.new_state) if task.url else self._steps()[task.step]
+
     def _context(self, transaction: Transaction, task: Task, look: Look) -> Context:
         steps = self._steps()
         # What the pass holds is a proof for hours; to set up a new authenticator it must be no older than a transaction can be.
@@ -234,6 +265,7 @@ class Progress:
             origin=transaction.origin,
             cookies=look.cookies,
             elevated=any(name in steps and steps[name].proves_identity for name in proved),
+            request=Waiting(transaction.method, transaction.target.decode("latin-1"), transaction.page),
         )
 
 
@@ -250,9 +282,14 @@ def describe(view: View) -> dict[str, Any]:
     return {
         "title": view.title,
         "fields": fields,
-        "data": dict(view.data),
+        "data": {**view.data, **(_away(view.away) if view.away else {})},
         "actions": [{"action": a, "label": label} for a, label in view.actions],
     }
+
+
+def _away(away: Away) -> dict[str, Any]:
+    """Where a client that shows no pages opens the step: with "post", by a form with these fields."""
+    return {"url": away.url, "method": away.method, "fields": dict(away.fields)}
 
 
 __all__ = ["Held", "Look", "Moved", "Problem", "Progress", "Progressed", "Showing", "describe"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any, Final, Literal
 
 from gateway.errors import Conflict, SealBroken, StoreUnavailable
 from gateway.flow import codec
+from gateway.flow.away import Whereabouts
 from gateway.flow.codec import StoredRequest
 from gateway.flow.guessing import counted_as
 from gateway.flow.ports import Count, Delete, Entropy, Join, Leave, Put, StateStore, Vault, Write
@@ -30,11 +32,13 @@ _TRANSACTION: Final = "transaction"
 _REQUEST: Final = "request"
 _OPEN: Final = "open"
 _LOOP: Final = "loop"
+_OUTSIDE: Final = "outside"
 _ALL: Final = 1_000_000_000
 """More than any counter counts to; none falls below 0."""
 
-Memo = Literal["waiting", "asked"]
-"""Where a raw state is kept, sealed: for this browser's next login, and for the same request asked again."""
+Memo = Literal["waiting", "asked", "anew"]
+"""Where a raw state is kept, sealed: for this browser's next login, for the same request asked again, and for who comes back from a page of
+others to begin anew."""
 
 
 def _b64(data: bytes) -> str:
@@ -150,6 +154,18 @@ class Transactions:
         if once:
             await self._state.delete(space, key)
         return self._open(space, entry.value, key).decode()
+
+    def outside(self, state: str, where: Whereabouts, transaction: Transaction, now: float) -> Put:
+        """What leads from a state that goes to a page of others to its step. It lasts as long as the transaction is remembered."""
+        key = transaction_id(state)
+        sealed = self._vault.seal(_OUTSIDE, json.dumps([where.transaction, where.step, where.state]).encode(), place=f"{_OUTSIDE}/{key}")
+        return Put(_OUTSIDE, key, sealed, 0, max(transaction.expires, now) + self.spec.tombstone)
+
+    async def whereabouts(self, state: str, now: float) -> Whereabouts | None:
+        """Where a state leads that a page of others was given; None for any other."""
+        key = transaction_id(state)
+        entry = await self._state.get(_OUTSIDE, key, now)
+        return None if entry is None else Whereabouts(*json.loads(self._open(_OUTSIDE, entry.value, key)))
 
     async def asked_again(self, key: str, now: float) -> bool:
         """Count one asking. True: it was asked more than `loop_limit` times within `loop_window` without an answer."""

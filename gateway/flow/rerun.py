@@ -71,7 +71,7 @@ def enriched(transaction: Transaction, identified: Identified, *, origin: str, s
     if identified.holder is None and identified.presented is not None:
         # Beside a pass that does not speak for this request: the sessions that it vouches for as nobody's are not lost over a captcha.
         base = replace(base, sessions=tuple(s for s in identified.presented.sessions if not s.bound))
-    lasting = {t.step: t.passed for t in transaction.tasks if t.passed is not None and t.max_age != "once" and t.step != CONFIRM}
+    lasting = {t.step: t.passed for t in transaction.tasks if t.passed and t.counts and t.max_age != "once" and t.step != CONFIRM}
     subject = base.subject
     if transaction.claims and subject.known:
         subject = replace(subject, claims={**subject.claims, **transaction.claims})

@@ -8,12 +8,13 @@ Attempts per transaction, subject and address, and growing delays, are counted b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
-from gateway.flow.ports import Entropy, Mailer, Records, StateStore, Vault
+from gateway.flow.ports import Entropy, Mailer, PublishedKeys, Records, StateStore, Vault
 from gateway.spec.base import Spec
+from gateway.tokens.keys import Keyring
 from gateway.wire.subject import Scalar, Subject
 
 Memory = Mapping[str, Any]
@@ -21,13 +22,29 @@ Memory = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the composition root hands to every step. `mailer` is None where `mail:` is not configured."""
+    """What the composition root hands to every step. `mailer` is None where `mail:` is not configured.
+
+    keyring: our own keys, as they are now. published: the keys that a URL publishes. record: a record of a subject by name, as rules see it
+    in `record.…`, None where there is none.
+    """
 
     state: StateStore
     records: Records
     vault: Vault
     entropy: Entropy
     mailer: Mailer | None
+    keyring: Callable[[], Keyring] | None = None
+    published: Callable[[str], PublishedKeys] | None = None
+    record: Callable[[Subject, str], Awaitable[Any]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The suspended request as a step may know it. target: as sent. page: where the user came from, a path."""
+
+    method: str = "GET"
+    target: str = "/"
+    page: str = "/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +55,7 @@ class Context:
     subject: whoever the transaction is bound to. memory: what this step returned last ({} at first).
     origin: the public origin. cookies: the browser's cookies for the upstream (ours removed), as (name, value),
     for steps that act at the application as the user. elevated: another step of this transaction that proves identity
-    was passed, or the pass holds a fresh one (so that an enrolment is allowed).
+    was passed, or the pass holds a fresh one (so that an enrolment is allowed). request: what waits.
     """
 
     transaction: str
@@ -50,6 +67,7 @@ class Context:
     origin: str
     cookies: tuple[tuple[str, str], ...] = ()
     elevated: bool = False
+    request: Waiting = Waiting()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +84,28 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
+class Away:
+    """The step is a page of others: where the browser goes.
+
+    url: absolute, http or https. fields: of the form that takes the browser there by POST; with "get" everything stands in `url`.
+    state: the name by which the browser comes back, once. begins_anew: the page does not come back here but sends the browser to where it
+    came from, to log in again; then the transaction is over.
+    """
+
+    url: str
+    fields: tuple[tuple[str, str], ...] = ()
+    method: Literal["get", "post"] = "get"
+    state: str = ""
+    begins_anew: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """What to show. `data` goes to JSON clients as `step.data`; `page` only to the step's template.
 
     title: why the user is here, in one sentence. lead: what happens next. actions: values of `action` that the
     step takes beside an answer ("resend", "use:email"); each with its label. notice: something that just went well.
+    away: the browser is sent there instead of being shown a page.
     """
 
     title: str
@@ -81,17 +116,20 @@ class View:
     page: Mapping[str, Any] = field(default_factory=dict)
     actions: tuple[tuple[str, str], ...] = ()
     notice: str | None = None
+    away: Away | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Passed:
     """Done. `amr`: RFC 8176 values. `claims`: results that override the subject's claims and go into tokens.
-    `set_cookies`: Set-Cookie values of the application that the browser must get. `then`: what follows."""
+    `set_cookies`: Set-Cookie values of the application that the browser must get. `then`: what follows. `counts`: it is proved;
+    False: the browser came back, and the rules, run again, say whether that is enough."""
 
     amr: tuple[str, ...]
     claims: Mapping[str, Scalar] = field(default_factory=dict)
     set_cookies: tuple[bytes, ...] = ()
     then: Literal["continue", "authorize_again"] = "continue"
+    counts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +173,11 @@ class Step(Protocol):
 
     kind: ClassVar[str]
     Config: ClassVar[type[Spec]]
-    proves_identity: ClassVar[bool]
     free_actions: ClassVar[frozenset[str]]
     """Values of `action` under which nothing of the form is looked at as an answer: they are taken while guesses are held back."""
+
+    @property
+    def proves_identity(self) -> bool: ...
 
     @property
     def needs_subject(self) -> bool: ...

@@ -64,7 +64,11 @@ Kind = Literal["navigation", "script"]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One step of a transaction. passed: None while it is open. memory: what the step keeps to itself."""
+    """One step of a transaction. passed: None while it is open. memory: what the step keeps to itself.
+
+    url: where a rule function sends the browser by itself; then `step` is "@" and the rule's name, which no configured step has.
+    counts: it was proved. False: the browser came back from a page of others, and the rules, run again, must say whether that was enough.
+    """
 
     step: str
     max_age: MaxAge
@@ -73,6 +77,8 @@ class Task:
     memory: Mapping[str, Any] = field(default_factory=dict)
     attempts: int = 0
     blocked_until: float = 0.0
+    url: str = ""
+    counts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +134,7 @@ class Transaction:
     @property
     def proofs(self) -> dict[str, Proof]:
         """What was proved in this transaction, by step."""
-        return {t.step: t.passed for t in self.tasks if t.passed is not None}
+        return {t.step: t.passed for t in self.tasks if t.passed is not None and t.counts}
 
     @property
     def open(self) -> bool:
@@ -157,10 +163,12 @@ def with_task(transaction: Transaction, task: Task) -> Transaction:
     return replace(transaction, tasks=tuple(task if t.step == task.step else t for t in transaction.tasks))
 
 
-def pass_task(transaction: Transaction, step: str, *, at: float, amr: tuple[str, ...]) -> Transaction:
-    """Mark a step as proved; READY when it was the last one."""
+def pass_task(
+    transaction: Transaction, step: str, *, at: float, amr: tuple[str, ...], counts: bool = True, kept: Mapping[str, Any] | None = None
+) -> Transaction:
+    """Mark a step as done; READY when it was the last one. counts: it is proved. kept: what is remembered of it, for the rules."""
     task = next(t for t in transaction.tasks if t.step == step)
-    done = with_task(transaction, replace(task, passed=Proof(step, at, amr), memory={}))
+    done = with_task(transaction, replace(task, passed=Proof(step, at, amr), memory=kept or {}, counts=counts))
     return move(done, Event.STEP_PASSED if done.current else Event.LAST_PASSED)
 
 
@@ -173,6 +181,22 @@ def ask_more(transaction: Transaction, asked: tuple[Asked, ...]) -> Transaction 
     tail = tuple(t for t in transaction.tasks if t.step == CONFIRM)
     body = tuple(t for t in transaction.tasks if t.step != CONFIRM)
     return move(replace(transaction, tasks=body + fresh + tail, extended=True), Event.MORE_ASKED)
+
+
+def reopen(transaction: Transaction, asked: tuple[Asked, ...]) -> Transaction | None:
+    """Open the steps again from which the browser came back without what the rules, run again, still want. None: there is no such step.
+
+    Every time counts as an attempt, so that the caller can end it. What a rule function's own page is for is asked once.
+    """
+    names = {a.step for a in asked}
+    back = {t.step for t in transaction.tasks if t.step in names and t.passed is not None and not t.counts and not t.url}
+    if not back:
+        return None
+    tasks = tuple(
+        replace(t, passed=None, memory={"round": t.attempts + 1}, attempts=t.attempts + 1, counts=True) if t.step in back else t
+        for t in transaction.tasks
+    )
+    return move(replace(transaction, tasks=tasks), Event.MORE_ASKED)
 
 
 def delay_after(attempts: int) -> float:

@@ -25,6 +25,7 @@ from gateway.flow.rerun import proved
 from gateway.flow.trail import Trail
 from gateway.flow.transaction import Event, Status, move
 from gateway.flow.visit import Closed, Door
+from gateway.lanes.anew import Anew
 from gateway.lanes.answers import Answers
 from gateway.lanes.body import BodyTimeout, ClientBody
 from gateway.lanes.faults import refusal
@@ -56,7 +57,7 @@ class SlowLane:
     def __init__(
         self, *, entrance: Entrance, paths: Paths, gate: Gate, door: Door, transactions: Transactions, suspender: Suspender,
         tickets: Tickets, relay: Relay, answers: Answers, own_pages: OwnPages, trail: Trail, entropy: Entropy, guessing: Guessing,
-        clock: Callable[[], float], limits: LimitsSpec, rules: Callable[[], Mapping[str, Rule]],
+        clock: Callable[[], float], limits: LimitsSpec, rules: Callable[[], Mapping[str, Rule]], anew: Anew,
     ) -> None:  # fmt: skip
         self._entrance = entrance
         self._paths = paths
@@ -74,6 +75,7 @@ class SlowLane:
         self._clock = clock
         self._limits = limits
         self._rules = rules
+        self._anew = anew
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request, whatever happens."""
@@ -142,6 +144,8 @@ class SlowLane:
         """Judge a request and do what follows. let_pass: what an `Allow` comes to. kept: a body can be stored; where it cannot, whoever
         sent one is asked to send it again after the step-up. May raise what `guarded` catches."""
         judged = await self._gate.judge(asked.head, asked.now, read_body)
+        if (answer := await self._anew.begins(asked, judged)) is not None:
+            return answer
         if await self._used_up(asked, judged):
             bare = replace(judged.identified, holder=replace(judged.identified.holder, proofs={})) if judged.identified.holder else None
             judged = await self._gate.judge(asked.head, asked.now, read_body, identified=bare)

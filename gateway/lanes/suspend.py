@@ -6,6 +6,7 @@ Only navigations and API requests open transactions. Nobody is ever redirected w
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -56,12 +57,15 @@ class Suspender:
         answers: Answers,
         trail: Trail,
         paths: Paths,
+        patience: Callable[[Sequence[str]], float] = lambda _steps: 0.0,
     ) -> None:
+        """patience: seconds that a request with these steps waits at least."""
         self._transactions = transactions
         self._entropy = entropy
         self._answers = answers
         self._trail = trail
         self._paths = paths
+        self._patience = patience
 
     async def suspend(self, asked: Asked, judged: Judged, decision: StepUp, incoming: ClientBody, *, can_login: bool) -> web.Response:
         """Open a transaction for a request, or say why not."""
@@ -140,7 +144,7 @@ class Suspender:
             kind="script" if script else "navigation",
             replay=decision.replay,
             created=asked.now,
-            expires=asked.now + spec.ttl,
+            expires=asked.now + max(spec.ttl, self._patience([t.step for t in tasks])),
             address=head.client_ip,
             rules=decision.rules,
             tasks=tuple(tasks),

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from gateway.settings.mistakes import Report, Source, nearest
 from gateway.settings.places import Loc
 from gateway.settings.registry import Registry
-from gateway.spec.base import Spec, parse_address
+from gateway.spec.base import Spec, parse_address, parse_origin
 from gateway.spec.sections import GatewaySpec
 
 MAX_LOGO = 16_384
@@ -144,6 +144,9 @@ def check_steps(report: Report, source: Source, spec: GatewaySpec, steps: Mappin
     for name, config in steps.items():
         if getattr(config, "needs_mail", False) and spec.mail is None:
             report.add(source, ("steps", name), "sends mail, so the section `mail` is needed")
+        if (audience := getattr(config, "audience", None)) is not None and _same_issuer(audience, spec.public_url):
+            # Else our own token could come back as its answer.
+            report.add(source, ("steps", name, "audience"), "is a `public_url` of this gateway; the page needs a name of its own")
 
 
 def check_identity(report: Report, source: Source, spec: GatewaySpec, sources: Iterable[tuple[int, str]]) -> None:
@@ -202,6 +205,13 @@ def unreadable(path: Path, *, may_be_missing: bool = False) -> str | None:
     except ValueError:  # a NUL in the name
         return "no file has such a name"
     return None
+
+
+def _same_issuer(audience: str, origins: Iterable[str]) -> bool:
+    try:
+        return parse_origin(audience.rstrip("/")) in {parse_origin(origin) for origin in origins}
+    except ValueError:
+        return audience in origins
 
 
 def _loopback(address: str) -> bool:

@@ -74,7 +74,8 @@ def _ignores_case(spec: GatewaySpec | None, name: str) -> bool:
 def _info(name: str, entry: StepEntry | None, kinds: Registry) -> StepInfo:
     if entry is None:
         return StepInfo(name, "", needs_subject=False)
-    return StepInfo(name, entry.kind, needs_subject=kinds.steps[entry.kind].needs_subject(entry.config))
+    config = entry.config
+    return StepInfo(name, entry.kind, needs_subject=kinds.steps[entry.kind].needs_subject(config), acr=getattr(config, "acr", None))
 
 
 def _login(entry: IdentityEntry) -> LoginPaths | None:
@@ -88,5 +89,7 @@ def _claims(config: object) -> frozenset[str]:
     """A source declares claims; a step that sets some declares them too."""
     if isinstance(config, IdentityConfig):
         return config.claim_names()
+    if (sets := getattr(config, "sets", None)) is not None:
+        return frozenset(sets)
     claims = getattr(config, "claims", None)
     return frozenset(claims) if isinstance(claims, Mapping) else frozenset()

@@ -15,7 +15,8 @@ Check = Callable[[str], str | None]
 @dataclass(frozen=True, slots=True)
 class StepKind:
     """config: the shape of an entry under `steps:`, without `kind`. It may have a property `needs_mail: bool`, and a mapping
-    `claims` whose keys are claims that the step sets. needs_subject: whether a step so configured can be asked of somebody only."""
+    `claims` whose keys are claims that the step sets, or a property `sets` that names them; and an `acr`.
+    needs_subject: whether a step so configured can be asked of somebody only."""
 
     config: type[Spec]
     needs_subject: Callable[[Spec], bool]

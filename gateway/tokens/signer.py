@@ -31,6 +31,7 @@ class TokenKind(Enum):
 
     CONTINUE = "stepup-continue+jwt"
     UPSTREAM = "stepup-upstream+jwt"
+    PAGE = "stepup-page+jwt"
 
 
 def sign(kind: TokenKind, claims: Mapping[str, Any], *, keyring: Keyring, now: float, ttl: float) -> str:

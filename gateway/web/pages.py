@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined
 
@@ -164,6 +165,20 @@ class Pages:
     def framed(self, shown: Shown, *, href: str, suspended: Suspended) -> Page:
         """What a frame gets instead of an interstitial: one link that opens the page at the top. Shown by our own origin only."""
         return self._render("framed.html", shown, framed=True, link=href, suspended=suspended)
+
+    def send(self, shown: Shown, url: str, fields: Sequence[tuple[str, str]], *, next_origins: Iterable[str] = ()) -> Page:
+        """A form that sends itself to a page of others, with a button for browsers without scripts.
+
+        url: absolute, http or https, from the configuration or from a rule. next_origins: where that page's answer redirects to, beside
+        itself and us. Raises ValueError for another URL.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise ValueError("a form is sent to http:// or https:// only")
+        origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        return self._render(
+            "send.html", shown, next_origins=(origin, *next_origins), url=url, fields=fields, host=parts.netloc.rpartition("@")[2]
+        )
 
     def confirm(
         self,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, assert_never
-from urllib.parse import parse_qsl
 
 from aiohttp import web
 
@@ -21,27 +20,30 @@ from gateway.flow.ports import AuditEvent
 from gateway.flow.repository import STATE_PREFIX, TICKET_PARAMETER, Found, Transactions, transaction_id
 from gateway.flow.rerun import enriched, rerun
 from gateway.flow.trail import Trail
-from gateway.flow.transaction import Event, Status, Transaction, ask_more, move
+from gateway.flow.transaction import Event, Status, Transaction, ask_more, move, reopen
 from gateway.flow.visit import Closed, Door, Visit
 from gateway.policy.decision import Allow, Deny, Need, StepUp
 from gateway.tokens.keys import Keyring
 from gateway.tokens.signer import TokenKind, verify
 from gateway.web.answers import WebAnswers, response, wants_page
+from gateway.web.arrival import Arrivals
 from gateway.web.csp import common_headers
 from gateway.web.page import Page
+from gateway.web.parameters import Given, read_parameters
 from gateway.web.problem import problem
 from gateway.web.transaction import STATE, ReadBody, TransactionPages
-from gateway.wire.media import media_type
-from gateway.wire.target import query_pairs, with_parameter
+from gateway.wire.target import with_parameter
 
 NO_STATE = "invalid_request: the state parameter is missing. Send back the original state that you received."
 
 
 class Resume:
     def __init__(
-        self, *, transactions: Transactions, door: Door, gate: Gate, pages: TransactionPages, answers: WebAnswers, issuer: Issuer,
-        keyring: Callable[[], Keyring], passes: PassCookies, trail: Trail, read_body: ReadBody, answer_limit: int, condition_limit: int,
+        self, *, arrivals: Arrivals, transactions: Transactions, door: Door, gate: Gate, pages: TransactionPages, answers: WebAnswers,
+        issuer: Issuer, keyring: Callable[[], Keyring], passes: PassCookies, trail: Trail, read_body: ReadBody, answer_limit: int,
+        condition_limit: int,
     ) -> None:  # fmt: skip
+        self._arrivals = arrivals
         self._transactions = transactions
         self._door = door
         self._gate = gate
@@ -62,7 +64,13 @@ class Resume:
         given = await self._parameters(request, asked)
         if isinstance(given, web.Response):
             return given
-        states, tokens = given
+        states, tokens = given.all("state"), given.all("token")
+        if not states and (handles := given.all("h")):
+            return await self._arrivals.fetch(asked, handles, self._ready)
+        if (outside := given.state()) and STATE.fullmatch(outside):
+            where = await self._arrivals.whereabouts(outside, asked.now)
+            if where is not None:
+                return await self._arrivals.take(asked, outside, where, given, self._ready)
         if len(states) != 1:
             words = NO_STATE if not states else "invalid_request: the state parameter is given more than once."
             self._trail.event("refused", request_id=asked.request_id, kind="bad_request", reason=f"{len(states)} states at /continue")
@@ -86,25 +94,22 @@ class Resume:
             case Status.PENDING:
                 return self._back_to_step(asked, state)
             case _:
-                return self._pages.ended(asked, transaction)
+                return self._pages.ended(asked, transaction, status=410 if transaction.reason == "authorize_again" else None)
 
-    async def _parameters(self, request: web.BaseRequest, asked: Asked) -> tuple[list[str], list[str]] | web.Response:
-        """Every `state` and every `token`, of the query and of a form."""
-        pairs = list(query_pairs(asked.head.target))
+    async def _parameters(self, request: web.BaseRequest, asked: Asked) -> Given | web.Response:
+        """What came in the query and in a form."""
+        body = b""
         if request.method == "POST":
             try:
                 body = await self._read_body(request, self._answer_limit)
             except BodyTooLarge as error:
                 self._trail.event("refused", request_id=asked.request_id, kind="too_large", reason=str(error))
                 return self._answers.refusal(asked, "too_large", limit=self._answer_limit)
-            if media_type(asked.head.get("content-type") or "") == "application/x-www-form-urlencoded":
-                try:
-                    pairs += parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=100)
-                except ValueError:
-                    return self._answers.refusal(
-                        asked, "bad_request", detail="invalid_request: the form cannot be read.", error="invalid_request"
-                    )
-        return [v for n, v in pairs if n == "state" and v], [v for n, v in pairs if n == "token" and v]
+        given = read_parameters(asked.head, body)
+        if isinstance(given, Given):
+            return given
+        self._trail.event("refused", request_id=asked.request_id, kind="bad_request", reason=given.detail)
+        return self._answers.refusal(asked, "bad_request", status=given.status, detail=given.detail, error="invalid_request")
 
     def _wrong_token(self, tokens: list[str], transaction: Transaction, state: str, now: float) -> str:
         """Why the continue token that came along is none of this transaction, "" if it is."""
@@ -137,6 +142,9 @@ class Resume:
                 self._log(asked, transaction, "resume", judged.decision.rules, "")
                 return await self._go_on(asked, state, visit)
             case StepUp():
+                if (back := reopen(transaction, judged.decision.asked)) is not None:
+                    self._log(asked, transaction, "step-up", judged.decision.rules, "came back, and the rules still ask")
+                    return await self._still_asked(asked, state, visit, back)
                 more = None if judged.decision.login else ask_more(transaction, judged.decision.asked)
                 self._log(asked, transaction, "step-up", judged.decision.rules, "rules run again ask for more")
                 if more is None:
@@ -155,6 +163,17 @@ class Resume:
                 raise AssertionError("the gate answers every Need")
             case _:
                 assert_never(judged.decision)
+
+    async def _still_asked(self, asked: Asked, state: str, visit: Visit, back: Transaction) -> web.Response:
+        """Who came back from a page without having done what it is for: told so, never sent there again by itself."""
+        if any(task.attempts >= self._transactions.spec.max_attempts for task in back.tasks if task.passed is None):
+            return await self._refused(asked, visit, "You came back too often without it being done", "came back too often")
+        try:
+            await self._transactions.save(back, visit.found.version, asked.now)
+        except Conflict:
+            return await self._again(asked, state)
+        await self._pages.audit(asked, back, back.current.step if back.current else "", "refused", "came back, and the rules still ask")
+        return self._answers.refusal(asked, "still_asked", href=self._answers.transaction_path(state), about=back)
 
     async def _go_on(self, asked: Asked, state: str, visit: Visit) -> web.Response:
         transaction = visit.found.transaction

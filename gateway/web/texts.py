@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal[
+    "answer_missing",
+    "answer_used",
     "already_sent",
     "authorize_again",
     "bad_request",
@@ -26,6 +28,7 @@ Kind = Literal[
     "not_yours",
     "replay_off",
     "sending",
+    "still_asked",
     "session_changed",
     "store_down",
     "subject_changed",
@@ -58,6 +61,20 @@ class Text:
 
 
 TEXTS: Mapping[Kind, Text] = {
+    "answer_missing": Text(
+        400,
+        "The answer did not come along",
+        ("{message}", "Nothing was sent. Go back to the step and try once more."),
+        "stop",
+        "Go back to the step",
+    ),
+    "answer_used": Text(
+        410,
+        "This was answered already",
+        ("You have been here with the same answer, and it counts once.", "Your request goes on where it stands."),
+        "info",
+        "Go on",
+    ),
     "already_sent": Text(
         410,
         "This was already sent",
@@ -181,6 +198,16 @@ TEXTS: Mapping[Kind, Text] = {
         ("It is on its way to the application right now and will not be sent a second time.", "Look in the application for the result."),
         "wait",
         "Look in the application",
+    ),
+    "still_asked": Text(
+        409,
+        "One thing is still open",
+        (
+            "You came back from the page, but what it was for is not done yet, so your request was not sent.",
+            "Go to the page once more and finish it there.",
+        ),
+        "wait",
+        "Go to the page again",
     ),
     "session_changed": Text(
         403,

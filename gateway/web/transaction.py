@@ -11,17 +11,20 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from gateway.errors import BodyTooLarge
 from gateway.flow.asked import Asked
+from gateway.flow.away import sendable
 from gateway.flow.identity import Identified
 from gateway.flow.issuer import Issuer
 from gateway.flow.ports import AuditEvent
 from gateway.flow.progress import Held, Look, Moved, Problem, Progress, Showing, describe
 from gateway.flow.repository import Found, Transactions, transaction_id
 from gateway.flow.sessions import Sessions
+from gateway.flow.step import Away
 from gateway.flow.trail import Trail
 from gateway.flow.transaction import CONFIRM, Status, Transaction
 from gateway.flow.visit import ENDED, Closed, Door, Visit
@@ -43,6 +46,12 @@ ReadBody = Callable[[web.BaseRequest, int], Awaitable[bytes]]
 def app_cookies(head: RequestHead, identified: Identified) -> tuple[tuple[str, str], ...]:
     """The browser's cookies for the upstream: ours, and those that nothing vouches for, removed."""
     return tuple((n, v) for n, v in parse_cookies(head) if n not in OWN_COOKIES and n not in identified.strip)
+
+
+def own_origins(transaction: Transaction) -> tuple[str, ...]:
+    """Where rule functions send the browser in this transaction: a form's answer may lead there."""
+    parts = [urlsplit(url) for task in transaction.tasks if task.url and (url := sendable(task.url)) and "://" in url]
+    return tuple(f"{p.scheme}://{p.netloc.rpartition('@')[2]}" for p in parts)
 
 
 class TransactionPages:
@@ -84,13 +93,14 @@ class TransactionPages:
         """The page of a transaction that is over: what happened, and the way on."""
         kind: Any = ENDED[transaction.status]
         way = transaction.target.decode("latin-1") if transaction.method == "GET" else transaction.page
-        message, label = "", None
+        message, label, before = "", None, status
         if transaction.status is Status.FAILED:
             status = 410 if status is None else status
             if transaction.reason == "cancelled":
                 kind, way = "cancelled", transaction.page
             elif transaction.reason == "authorize_again":
-                kind, way, status = "authorize_again", self._login_url(transaction.upstream) or "/", 200
+                kind, way = "authorize_again", self._login_url(transaction.upstream) or "/"
+                status = 200 if before is None else before
             else:
                 message = transaction.reason[:1].upper() + transaction.reason[1:] + "."
         elif transaction.status is Status.DONE and transaction.method != "GET":
@@ -122,7 +132,7 @@ class TransactionPages:
             return self._json(self._document(asked, transaction, state), 200, cookies)
         if not self._progress.knows(transaction):
             return self._answers.refusal(asked, "expired", href=transaction.page, about=transaction)
-        shown = await self._progress.show(visit.found, self._look(asked, visit.identified))
+        shown = await self._progress.show(visit.found, self.look(asked, visit.identified, state))
         return await self._showing(asked, state, shown, 200, cookies)
 
     async def _to_login(self, asked: Asked, state: str, transaction: Transaction) -> web.Response:
@@ -144,6 +154,8 @@ class TransactionPages:
 
     async def _showing(self, asked: Asked, state: str, shown: Showing, status: int, cookies: Sequence[bytes] = ()) -> web.Response:
         transaction, task, error = shown.transaction, shown.task, shown.error
+        if shown.view is not None and shown.view.away is not None and error is None and wants_page(asked.head):
+            return self._sent_away(asked, transaction, shown.view.away, cookies)
         if not wants_page(asked.head):
             document = self._document(asked, transaction, state, error)
             if shown.view is not None:
@@ -155,6 +167,15 @@ class TransactionPages:
         page = await self._page(asked, state, shown, status)
         return response(page, cookies)
 
+    def _sent_away(self, asked: Asked, transaction: Transaction, away: Away, cookies: Sequence[bytes]) -> web.Response:
+        """To the page of others that the open step is."""
+        if away.method == "get":
+            return self._answers.see_other(away.url, cookies)
+        origins = self._next_origins(transaction.upstream)
+        return response(
+            self._answers.pages.send(self._answers.shown(asked.request_id), away.url, away.fields, next_origins=origins), cookies
+        )
+
     async def _page(self, asked: Asked, state: str, shown: Showing, status: int) -> Page:
         transaction, task, error = shown.transaction, shown.task, shown.error
         names = [t.step for t in transaction.tasks]
@@ -164,7 +185,7 @@ class TransactionPages:
             "action": state,
             "token": self._transactions.form_token(transaction.id, transaction.binding),
             "suspended": suspended(transaction),
-            "next_origins": self._next_origins(transaction.upstream),
+            "next_origins": (*self._next_origins(transaction.upstream), *own_origins(transaction)),
         }
         pages, who = self._answers.pages, self._answers.shown(asked.request_id)
         if shown.view is None:
@@ -231,7 +252,7 @@ class TransactionPages:
         if current is not None and current.step == CONFIRM:
             if action == "send":
                 return self._onward(asked, state, await self._progress.confirm(visit.found, asked.now))
-            shown = await self._progress.show(visit.found, self._look(asked, visit.identified))
+            shown = await self._progress.show(visit.found, self.look(asked, visit.identified, state))
             return await self._showing(
                 asked, state, replace(shown, error=Problem("missing", "Choose to send it or to cancel.", "action")), 422
             )
@@ -239,34 +260,38 @@ class TransactionPages:
 
     async def _answered(self, asked: Asked, state: str, visit: Visit, fields: Mapping[str, str]) -> web.Response:
         before = visit.found.transaction.current
-        result = await self._progress.answer(visit.found, fields, self._look(asked, visit.identified))
+        result = await self._progress.answer(visit.found, fields, self.look(asked, visit.identified, state))
         match result:
             case Held():
-                await self._audit(asked, result.transaction, before.step if before else "", "throttled", f"by {result.by}")
+                await self.audit(asked, result.transaction, before.step if before else "", "throttled", f"by {result.by}")
                 return await self._held(asked, state, visit, result)
             case Showing():
                 if result.error is not None:
-                    await self._audit(asked, result.transaction, result.task.step, "refused", result.private)
+                    await self.audit(asked, result.transaction, result.task.step, "refused", result.private)
                 status = 200 if result.error is None else 429 if result.error.code == "throttled" else 422
                 return await self._showing(asked, state, result, status)
             case Moved():
-                await self._audit(asked, result.transaction, before.step if before else "", result.outcome or "overtaken", result.private)
-                cookies: tuple[bytes, ...] = ()
-                if result.passed is not None:
-                    upstream = result.transaction.upstream
-                    given = tuple(value for value in result.passed.set_cookies if not names_ours(value))
-                    if result.passed.then == "authorize_again":
-                        cookies = (*given, *(await self._sessions.end(asked, upstream, visit.identified)).cookies)
-                    elif given:
-                        headers = tuple((b"Set-Cookie", value) for value in given)
-                        after = await self._sessions.after_answer(asked, asked.head, upstream, visit.identified, None, 200, headers)
-                        cookies = (*given, *after.cookies)
-                if result.transaction.status is Status.PENDING and not wants_page(asked.head):
-                    # A script follows no redirect: it gets the next step at once.
-                    found = await self._transactions.load(result.transaction.id, asked.now)
-                    if found is not None:
-                        return await self._get(asked, state, replace(visit, found=found), cookies=cookies)
-                return self._onward(asked, state, result, cookies)
+                await self.audit(asked, result.transaction, before.step if before else "", result.outcome or "overtaken", result.private)
+                return await self.moved_on(asked, state, visit, result)
+
+    async def moved_on(self, asked: Asked, state: str, visit: Visit, moved: Moved) -> web.Response:
+        """The answer to whoever has moved a transaction, with the cookies that come of it."""
+        cookies: tuple[bytes, ...] = ()
+        if moved.passed is not None:
+            upstream = moved.transaction.upstream
+            given = tuple(value for value in moved.passed.set_cookies if not names_ours(value))
+            if moved.passed.then == "authorize_again":
+                cookies = (*given, *(await self._sessions.end(asked, upstream, visit.identified)).cookies)
+            elif given:
+                headers = tuple((b"Set-Cookie", value) for value in given)
+                after = await self._sessions.after_answer(asked, asked.head, upstream, visit.identified, None, 200, headers)
+                cookies = (*given, *after.cookies)
+        if moved.transaction.status is Status.PENDING and not wants_page(asked.head):
+            # A script follows no redirect: it gets the next step at once.
+            found = await self._transactions.load(moved.transaction.id, asked.now)
+            if found is not None:
+                return await self._get(asked, state, replace(visit, found=found), cookies=cookies)
+        return self._onward(asked, state, moved, cookies)
 
     def _login_url(self, upstream: str) -> str | None:
         source = self._sessions.source(upstream)
@@ -275,12 +300,12 @@ class TransactionPages:
     async def _held(self, asked: Asked, state: str, visit: Visit, held: Held) -> web.Response:
         """Too soon or too often: the page stays, with a word about the wait."""
         error = Problem("throttled", "Too many attempts. Please wait a moment before you try again.", None, held.retry_after)
-        shown = await self._progress.show(Found(held.transaction, visit.found.version), self._look(asked, visit.identified))
+        shown = await self._progress.show(Found(held.transaction, visit.found.version), self.look(asked, visit.identified, state))
         return await self._showing(asked, state, replace(shown, error=error), 429)
 
     async def _cancelled(self, asked: Asked, visit: Visit) -> web.Response:
         moved = await self._progress.cancel(visit.found, asked.now)
-        await self._audit(asked, moved.transaction, "", moved.outcome or "overtaken", moved.private)
+        await self.audit(asked, moved.transaction, "", moved.outcome or "overtaken", moved.private)
         if moved.outcome != "cancelled":
             return self.ended(asked, moved.transaction)
         if wants_page(asked.head):
@@ -313,9 +338,10 @@ class TransactionPages:
 
     # -- shared -----------------------------------------------------------------------------------------------------
 
-    def _look(self, asked: Asked, identified: Identified) -> Look:
+    def look(self, asked: Asked, identified: Identified, state: str) -> Look:
+        """How a step may see this request. state: the transaction's own."""
         head = asked.head
-        return Look(asked.now, head.client_ip, head.origin, app_cookies(head, identified), identified.holder)
+        return Look(asked.now, head.client_ip, head.origin, app_cookies(head, identified), identified.holder, state)
 
     def _document(self, asked: Asked, transaction: Transaction, state: str | None, error: Problem | None = None) -> dict[str, Any]:
         """The transaction as JSON (design.md part 5)."""
@@ -351,7 +377,8 @@ class TransactionPages:
     ) -> web.Response:
         return response(json_page(status, document, headers=headers), cookies)
 
-    async def _audit(self, asked: Asked, transaction: Transaction, step: str, outcome: str, private: str) -> None:
+    async def audit(self, asked: Asked, transaction: Transaction, step: str, outcome: str, private: str) -> None:
+        """What became of an answer: a line in the audit trail, and in the log where the transaction has ended."""
         if transaction.open is False:
             self._trail.event("transaction", request_id=asked.request_id, outcome=outcome, transaction=transaction.id)
         await self._trail.audit(

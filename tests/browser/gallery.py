@@ -11,6 +11,7 @@ from gateway.spec.sections import ThemeSpec
 from gateway.steps.captcha import Captcha, CaptchaConfig
 from gateway.steps.otp import Otp, OtpConfig
 from gateway.steps.password_change import PasswordChange, PasswordChangeConfig
+from gateway.steps.redirect import Redirect, RedirectConfig
 from gateway.web.page import Page
 from gateway.web.pages import Letter, Pages, Proved, Shown, Suspended, Trouble, Way
 from gateway.web.static import Static
@@ -18,7 +19,7 @@ from gateway.web.texts import TEXTS
 from tests.support.fakes_steps import OldApp, World
 
 PREFIX = "/.stepup"
-FOLDERS = {kind.kind: Path(kinds.__file__).parent / kind.kind for kind in (Captcha, Otp, PasswordChange)}
+FOLDERS = {kind.kind: Path(kinds.__file__).parent / kind.kind for kind in (Captcha, Otp, PasswordChange, Redirect)}
 ACTION = "/.stepup/t/su_gallery"
 SHOWN = Shown(nonce="Z2FsbGVyeS1ub25jZS0wMDAx", request_id="7f3c2a90d1e4")
 TRANSFER = Suspended("POST", "/transfer?from=main", "bank.example.com")
@@ -71,6 +72,14 @@ async def real_steps(pages: Pages) -> Mapping[str, Page]:
         "password-change": (
             PasswordChange.build("new", PasswordChangeConfig.model_validate(OldApp.config("http://127.0.0.1:9")), world.services),
             "new_password",
+        ),
+        "redirect": (
+            Redirect.build(
+                "kyc",
+                RedirectConfig.model_validate({"url": "https://kyc.example.com/verify", "audience": "kyc", "secret": "s" * 32}),
+                world.services,
+            ),
+            "token",
         ),
     }
     shown = {}
@@ -125,6 +134,7 @@ def gallery(pages: Pages) -> Mapping[str, Page]:
             pages, PASSWORDS, Trouble("weak", "This password is on lists of stolen ones. Choose another.", "new_password")
         ),
         "framed": pages.framed(SHOWN, href=ACTION, suspended=TRANSFER),
+        "send": pages.send(SHOWN, "https://kyc.example.com/verify?tenant=bank", [("state", "su_gallery"), ("submit", '"<&>')]),
         "confirm-form": confirm(pages, b"to=mallory&amount=250&password=hunter2&note=two%0Alines&empty="),
         "confirm-file": confirm(pages, multipart, "multipart/form-data; boundary=B"),
         "confirm-json": confirm(pages, b'{"to": "bob", "amount": 12, "token": "abc"}', "application/json"),

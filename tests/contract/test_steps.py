@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
+import jwt
 import pyotp
 import pytest
 from aiohttp.test_utils import TestServer
@@ -23,8 +25,10 @@ from gateway.steps.captcha import Captcha, CaptchaConfig
 from gateway.steps.captcha.question import canonical
 from gateway.steps.otp import Otp, OtpConfig
 from gateway.steps.password_change import PasswordChange, PasswordChangeConfig
+from gateway.steps.redirect import Redirect, RedirectConfig
 from gateway.stores.factory import open_state
 from gateway.stores.records import open_records
+from gateway.tokens.foreign import usable_key
 from gateway.tokens.keys import generate_private_pem, new_keyring
 from gateway.tokens.vault import KeyVault
 from gateway.wire.subject import NOBODY
@@ -144,12 +148,67 @@ async def otp_enrolment(world: World) -> Case:
     )
 
 
+def external(world: World, **config: Any) -> Redirect:
+    base = {
+        "url": "https://kyc.example.com/verify",
+        "audience": "kyc",
+        "secret": "s" * 40,
+        "amr": ["face"],
+        "claims": {"who": "subject.id"},
+    }
+    settings = {name: value for name, value in (base | config).items() if value is not None}
+    return Redirect.build("step", RedirectConfig.model_validate(settings), world.services)
+
+
+def asked_of(view: View, key: Any, algorithm: str) -> dict[str, Any]:
+    """What the page reads, with the state that it was given."""
+    assert view.away is not None
+    given = dict(parse_qsl(urlsplit(view.away.url).query)) | dict(view.away.fields)
+    options: Any = {"verify_exp": False, "verify_iat": False}
+    return jwt.decode(given["session_token"], key, algorithms=[algorithm], audience="kyc", options=options) | {"state": given["state"]}
+
+
+def answering(world: World, asked: dict[str, Any]) -> dict[str, Any]:
+    now = int(world.now)
+    return {"iss": "kyc", "aud": asked["iss"], **{n: asked[n] for n in ("sub", "jti", "state")}, "iat": now, "exp": now + 60}
+
+
+async def redirect_shared(world: World) -> Case:
+    secret = "s" * 40
+
+    def answer(view: View, **changes: Any) -> Form:
+        claims = answering(world, asked_of(view, secret, "HS256")) | changes
+        return {"token": jwt.encode(claims, secret, algorithm="HS256")}
+
+    return Case(world, external(world), answer, lambda view: answer(view, sub="mallory"), lambda _view: [secret])
+
+
+async def redirect_published(world: World) -> Case:
+    ours = new_keyring(now=0.0, secret=os.urandom(32), private_pem=generate_private_pem("ES256"), algorithm="ES256")
+    theirs = new_keyring(now=0.0, secret=os.urandom(32), private_pem=generate_private_pem("ES256"), algorithm="ES256").signing[0]
+
+    class Published:
+        async def key(self, kid: str, now: float) -> jwt.PyJWK | None:
+            return usable_key(theirs.jwk()) if kid == theirs.kid else None
+
+    def answer(view: View, **changes: Any) -> Form:
+        claims = answering(world, asked_of(view, ours.signing[0].private.public_key(), "ES256")) | changes
+        return {"token": jwt.encode(claims, theirs.private, algorithm="ES256", headers={"kid": theirs.kid})}
+
+    services = replace(world.services, keyring=lambda: ours, published=lambda _url: Published())
+    settings = {"url": "https://kyc.example.com/", "audience": "kyc", "jwks_url": "https://kyc.example.com/jwks.json", "amr": ["face"]}
+    step = Redirect.build("step", RedirectConfig.model_validate(settings | {"send": "form_post"}), services)
+    return Case(world, step, answer, lambda view: answer(view, aud="https://other.example"))
+
+
 CASES: dict[str, Callable[[World], Awaitable[Case]]] = {
     "captcha": captcha_proof,
     "captcha-question": captcha_question,
     "otp-email": otp_email,
     "otp-totp": otp_totp,
     "otp-enrolment": otp_enrolment,
+    "redirect-shared": redirect_shared,
+    "redirect-published": redirect_published,
 }
 
 

@@ -20,7 +20,9 @@ import yaml
 from yarl import URL
 
 from gateway.app import REGISTRY, GatewayApp
+from gateway.demo.app import BANK
 from gateway.demo.app import start as start_app
+from gateway.demo.state import Bank
 from gateway.settings.load import Loaded, load
 from tests.support.altcha_client import payload
 from tests.support.ports import free_port
@@ -141,7 +143,7 @@ class Browser:
 
 @dataclass
 class Running:
-    """The two servers, and the way through them."""
+    """The two servers, and the way through them. bank: what the application remembers, where it runs in this process."""
 
     app: GatewayApp
     base: str
@@ -150,6 +152,7 @@ class Running:
     config: Path
     clock: Clock | None
     jars: list[aiohttp.ClientSession] = field(default_factory=list)
+    bank: Bank | None = None
 
     def browser(self, base: str | None = None) -> Browser:
         session = aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True), auto_decompress=False)
@@ -223,6 +226,7 @@ async def running(
     path = demo_config(folder, app_port=app_port, port=port, admin_port=admin_port, hosts=hosts, **changes)
     app = await GatewayApp.start(read(path), demo=True, clock=clock)
     found = Running(app, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin_port}", f"http://127.0.0.1:{app_port}", path, clock)
+    found.bank = runner.app[BANK]
     try:
         yield found
     finally:

@@ -94,7 +94,7 @@ def test_no_page_loads_from_anywhere_else(shown: Mapping[str, tuple[Page, Docume
 
 def test_every_form_carries_the_hidden_token(shown: Mapping[str, tuple[Page, Document]]) -> None:
     for name, (_, document) in shown.items():
-        if not name.startswith("message-"):
+        if not name.startswith("message-") and name != "send":  # what goes to a page of others says nothing of ours
             assert len(document.all("input", name=TOKEN_FIELD, value="hidden-token")) == len(document.all("form")), name
 
 
@@ -204,6 +204,7 @@ HOSTILE: Mapping[str, Callable[[Pages], Page]] = {
     "message": lambda p: p.message(SHOWN, "denied", message=EVIL, suspended=Suspended(EVIL, EVIL, EVIL)),
     "ways": lambda p: p.message(SHOWN, "expired", primary=Way(EVIL, EVIL, "post", ((EVIL, EVIL),)), secondary=Way(f"/{EVIL}", EVIL)),
     "id": lambda p: p.message(Shown(SHOWN.nonce, EVIL), "expired"),
+    "send": lambda p: p.send(SHOWN, f"https://kyc.example.com/{EVIL}", [(EVIL, EVIL)]),
     "framed": lambda p: p.framed(SHOWN, href=EVIL, suspended=Suspended(EVIL, EVIL, EVIL)),
     "mailbox": lambda p: p.mailbox(SHOWN, [Letter(EVIL, EVIL, EVIL)]),
     "pass": lambda p: p.proved(SHOWN, subject=EVIL, proofs=[], ends=EVIL, action=EVIL, token=EVIL),
@@ -249,6 +250,22 @@ def test_the_page_for_frames_has_one_link_that_opens_at_the_top(pages: Pages) ->
     assert document.all("a", target="_top", href=ACTION)
     assert not document.all("form")
     assert "frame-ancestors 'self'" in (page.header("Content-Security-Policy") or "")
+
+
+def test_a_form_to_a_page_of_others_has_its_fields_a_button_and_a_policy_that_names_its_origin(pages: Pages) -> None:
+    page = pages.send(SHOWN, "https://KYC.example.com:443/verify?tenant=bank", [("state", "su_x"), ("submit", EVIL)])
+    document = Document(page)
+    (form,) = document.all("form")
+    assert (form["method"], form["action"]) == ("post", "https://KYC.example.com:443/verify?tenant=bank")
+    assert [(a["name"], a["value"]) for a in document.all("input")] == [("state", "su_x"), ("submit", EVIL)]
+    assert len(document.all("button", type="submit")) == 1
+    assert "form-action 'self' https://kyc.example.com;" in (page.header("Content-Security-Policy") or "")
+
+
+@pytest.mark.parametrize("url", ["javascript:alert(1)", "data:text/html,x", "/here", "//evil.example/", "https:///x", ""])
+def test_a_form_goes_to_http_only(pages: Pages, url: str) -> None:
+    with pytest.raises(ValueError, match="http"):
+        pages.send(SHOWN, url, [])
 
 
 def test_confirm_shows_what_is_sent_and_offers_both(pages: Pages) -> None:

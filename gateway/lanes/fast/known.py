@@ -147,7 +147,9 @@ class Known:
     def __init__(
         self, *, entrance: Entrance, paths: Paths, gate: Gate, issuer: Issuer, passes: PassCookies, trail: Trail, limits: LimitsSpec,
         ruleset: Callable[[], Ruleset], identity: Callable[[], Identity], upstreams: Callable[[], Mapping[str, Upstream]],
+        apart: Callable[[], tuple[bytes, ...]] = lambda: (),
     ) -> None:  # fmt: skip
+        """apart: origins of pages from which a browser may come back to begin anew: the slow lane looks at who comes from there."""
         self._entrance = entrance
         self._paths = paths
         self._gate = gate
@@ -158,6 +160,7 @@ class Known:
         self._ruleset = ruleset
         self._identity = identity
         self._upstreams = upstreams
+        self._apart = apart
         self.blocks: dict[bytes, Block] = {}
         self._places: dict[str, dict[bytes, Place]] = {}
         self._place_count = 0
@@ -186,6 +189,8 @@ class Known:
         headers = tuple([(name, value.strip(b" \t")) for name, _, value in [each.partition(b":") for each in lines]])
         names = {name.lower(): value for name, value in headers}
         if not _UNUSUAL.isdisjoint(names) or judge("GET", b"/", (1, 1), headers, request_line=limits.request_line) is not None:
+            return None
+        if (apart := self._apart()) and names.get(b"referer", b"").startswith(apart):
             return None
         length = None if b"transfer-encoding" in names else int(names.get(b"content-length", b"0"))
         if length is not None and length > limits.max_upload:
