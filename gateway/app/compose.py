@@ -24,6 +24,7 @@ from gateway.errors import StartRefused, StoreTooNew, StoreUnavailable
 from gateway.flow.cookies import PassCookies
 from gateway.flow.gate import Gate
 from gateway.flow.guessing import Guessing
+from gateway.flow.introspection import Introspection
 from gateway.flow.issuer import Issuer
 from gateway.flow.ports import Mailer
 from gateway.flow.progress import Progress
@@ -61,6 +62,7 @@ from gateway.tokens.keys import Keyring
 from gateway.tokens.vault import KeyVault
 from gateway.web.admin import Admin
 from gateway.web.answers import WebAnswers
+from gateway.web.introspect import Introspect
 from gateway.web.resume import Resume
 from gateway.web.site import Site
 from gateway.web.static import Static
@@ -331,11 +333,19 @@ class GatewayApp:
             keyring=lambda: self.keyring, passes=self.passes, trail=self.trail, read_body=reader, answer_limit=spec.limits.answer_body,
             condition_limit=spec.limits.condition_body,
         )  # fmt: skip
+        introspection = Introspection(
+            state=self.state, guessing=self.guessing, transactions=self.transactions, revocations=self.feed, keyring=lambda: self.keyring,
+            origins=spec.public_url,
+        )  # fmt: skip
+        introspect = Introspect(
+            spec=lambda: self.live.loaded.spec.introspection, introspection=introspection, trail=self.trail, read_body=reader,
+            limit=spec.limits.answer_body,
+        )  # fmt: skip
         self.site = Site(
             prefix=spec.prefix, continue_path=spec.continue_path, transactions=transaction_pages, resume=resume, answers=answers,
             static=self.static, gate=self.gate, sessions=self.sessions, keyring=lambda: self.keyring, cors=lambda: self.live.cors,
             form_token=lambda sid: self.vault.mac("form", b"pass/" + sid.encode())[:16].hex(), read_body=reader,
-            limit=spec.limits.answer_body,
+            limit=spec.limits.answer_body, introspect=introspect,
         )  # fmt: skip
         paths = Paths(spec.prefix, spec.continue_path)
         suspender = Suspender(transactions=self.transactions, entropy=self.entropy, answers=answers, trail=self.trail, paths=paths)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from gateway.spec.base import Address, Bool, Duration, HttpUrl, Int, Many, Network, Origin, PlainPath, Size, Spec
+from gateway.spec.introspection import IntrospectionSpec
 from gateway.spec.rules import RouteSpec, RuleSpec
 
 
@@ -272,6 +273,7 @@ class GatewaySpec(Spec):
     forward_auth: Annotated[dict[str, ForwardAuthSpec], BeforeValidator(_string_keys)] = Field(
         default_factory=dict, description="Proxies that ask for the decision and forward by themselves, by name."
     )
+    introspection: IntrospectionSpec | None = Field(None, description="Who may ask what a token says (RFC 7662); nobody unless set.")
     steps: Annotated[dict[str, dict[str, Any]], BeforeValidator(_string_keys)] = Field(
         default_factory=dict, description="Step name to settings; `kind` names the plugin."
     )

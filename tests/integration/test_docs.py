@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args
+from urllib.error import HTTPError
 from urllib.parse import unquote
 
 import aiohttp
@@ -224,7 +225,7 @@ FRAGMENTS = [b for b in all_blocks("yaml") if not any(m.endswith("gateway.yaml")
 def test_every_yaml_example_loads(block: Block, tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text(json.dumps(configuration(read_yaml(block.text), tmp_path)))
-    environ = dict.fromkeys(re.findall(r"\$\{([A-Z_]+)\}", block.text), "a-value-of-sixteen-characters")
+    environ = dict.fromkeys(re.findall(r"\$\{([A-Z_]+)\}", block.text), "a-value-of-thirty-two-characters")
     found = load(path, environ=environ, kinds=REGISTRY)
     assert isinstance(found, Loaded), [str(m) for m in found.mistakes] if isinstance(found, Problems) else found
 
@@ -302,6 +303,7 @@ def _run(command: str) -> tuple[str, int]:
 # -- with the demo running --------------------------------------------------------------------------------------------
 
 # A rule for the test of tokens: what reaches the application behind it is shown by /echo.
+INTROSPECTION_SECRET = "secret+of/the=bank" * 2
 ECHO = {"name": "echo", "match": {"path": "/echo"}, "require": "code"}
 
 
@@ -349,6 +351,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     config = demo_config(folder, app_port=app_port, port=port, admin_port=admin_port)
     raw = yaml.safe_load(config.read_text())
     raw["rules"].insert(0, ECHO)
+    raw["introspection"] = {"clients": {"bank": {"secret": INTROSPECTION_SECRET, "audience": "bank"}}}
     config.write_text(_with_rules_in_lines(raw))
     [solve] = [b for b in blocks("docs/how-to/captcha.md") if b.language == "python"]
     (folder / "solve.py").write_text(solve.text)
@@ -476,11 +479,13 @@ def test_the_log_lines_of_the_documents_are_written(demo: Demo) -> None:
     assert demo.written(r".* reloaded .* rules=6")
 
 
-def test_the_example_verifies_what_the_application_gets_and_nothing_else(demo: Demo) -> None:
-    [block] = [b for b in blocks("docs/tokens.md") if b.language == "python"]
+def test_the_examples_verify_what_the_application_gets_and_nothing_else(demo: Demo) -> None:
     names: dict[str, Any] = {}
-    exec(demo.here(block.text), names)
+    for block in blocks("docs/tokens.md"):
+        if block.language == "python":
+            exec(demo.here(block.text), names)
     proved: Callable[[str], dict[str, Any]] = names["proved"]
+    said: Callable[[str, str, str], dict[str, Any]] = names["said"]
 
     async def way(browser: Browser) -> tuple[str, str]:
         await _log_in(browser)
@@ -500,6 +505,10 @@ def test_the_example_verifies_what_the_application_gets_and_nothing_else(demo: D
     assert (claims["sub"], claims["acr"], claims["amr"], claims["aud"]) == ("alice", "code", ["otp"], "bank")
     documented = set(re.findall(r"`(\w+)`", (ROOT / "docs/tokens.md").read_text()))
     assert set(claims) | set(jwt.decode(evidence, options={"verify_signature": False})) <= documented | {"iat"}
+    assert said(upstream, "bank", INTROSPECTION_SECRET) == {"active": True, "typ": "stepup-upstream+jwt", **claims}
+    assert said(evidence, "bank", INTROSPECTION_SECRET) == {"active": False}  # its transaction was resumed
+    with pytest.raises(HTTPError, match="401"):
+        said(upstream, "bank", "another")
     with pytest.raises(jwt.PyJWTError):
         proved(evidence)
     head, _, tail = upstream.rpartition(".")

@@ -1,0 +1,31 @@
+"""What a token of ours is, for those whom we tell: its kind and its claims, whichever of our origins issued it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from gateway.errors import TokenInvalid
+from gateway.tokens.keys import Keyring
+from gateway.tokens.signer import MAX_SIZE, TokenKind, taken_apart, verify
+
+
+def inspect(
+    token: str, *, keyring: Keyring, now: float, issuers: Collection[str], audiences: Collection[str]
+) -> tuple[TokenKind, dict[str, Any]]:
+    """Kind and claims of a token that we signed as one of `issuers` for one of `audiences`. Raises TokenInvalid; its text is for the log.
+
+    What it says of itself only chooses what it is verified against.
+    """
+    if len(token) > MAX_SIZE:
+        raise TokenInvalid(f"longer than {MAX_SIZE} bytes")
+    header, said = taken_apart(token)
+    kind = next((kind for kind in TokenKind if kind.value == header.get("typ")), None)
+    if kind is None:
+        raise TokenInvalid("typ is none of ours")
+    issuer, audience = said.get("iss"), said.get("aud")
+    if not isinstance(issuer, str) or issuer not in issuers:
+        raise TokenInvalid("iss is none of ours")
+    if not isinstance(audience, str) or audience not in audiences:
+        raise TokenInvalid("aud is not the client's")
+    return kind, verify(kind, token, keyring=keyring, now=now, issuer=issuer, audience=audience)
