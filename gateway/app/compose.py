@@ -335,7 +335,7 @@ class GatewayApp:
         )  # fmt: skip
         introspection = Introspection(
             state=self.state, guessing=self.guessing, transactions=self.transactions, revocations=self.feed, keyring=lambda: self.keyring,
-            origins=spec.public_url,
+            issuers=lambda: spec.public_url,
         )  # fmt: skip
         introspect = Introspect(
             spec=lambda: self.live.loaded.spec.introspection, introspection=introspection, trail=self.trail, read_body=reader,

@@ -18,7 +18,7 @@ from gateway.flow.ports import Count, StateStore
 from gateway.flow.repository import STATE_PREFIX, Transactions, transaction_id
 from gateway.flow.transaction import Status
 from gateway.spec.introspection import IntrospectionClientSpec, IntrospectionSpec
-from gateway.tokens.inspect import inspect
+from gateway.tokens.inspect import Kind, PlainKind, inspect
 from gateway.tokens.keys import Keyring
 from gateway.tokens.signer import TokenKind
 from gateway.wire.subject import NOBODY
@@ -32,7 +32,7 @@ _NOBODYS = ("no client has this as its secret, but comparing with it takes as lo
 class Active:
     """claims: of a token that counts, for the client that asked."""
 
-    kind: TokenKind
+    kind: Kind
     claims: Mapping[str, Any]
 
 
@@ -59,14 +59,14 @@ class Introspection:
 
     def __init__(
         self, *, state: StateStore, guessing: Guessing, transactions: Transactions, revocations: Revocations,
-        keyring: Callable[[], Keyring], origins: Collection[str],
+        keyring: Callable[[], Keyring], issuers: Callable[[], Collection[str]],
     ) -> None:  # fmt: skip
         self._state = state
         self._guessing = guessing
         self._transactions = transactions
         self._revocations = revocations
         self._keyring = keyring
-        self._origins = origins
+        self._issuers = issuers
 
     async def admit(self, spec: IntrospectionSpec, client: str, secret: str, address: str, now: float) -> Client | WrongClient | Throttled:
         """The client that asks. A wrong secret counts as a wrong answer of its address; only who knows the secret counts for the client.
@@ -93,7 +93,7 @@ class Introspection:
     async def look(self, token: str, audiences: Collection[str], now: float) -> Active | Inactive:
         """What a token comes to, for a client with these audiences."""
         try:
-            kind, claims = inspect(token, keyring=self._keyring(), now=now, issuers=self._origins, audiences=audiences)
+            kind, claims = inspect(token, keyring=self._keyring(), now=now, issuers=self._issuers(), audiences=audiences)
         except TokenInvalid as error:
             return Inactive(str(error))
         match kind:
@@ -101,6 +101,8 @@ class Introspection:
                 over = self._revoked(str(claims.get("sid", "")), now)
             case TokenKind.CONTINUE:
                 over = await self._used(claims, now)
+            case PlainKind.ANSWER:
+                over = ""  # it was delivered as soon as it was made; whether it was used is for its receiver to know
             case _:
                 assert_never(kind)
         return Inactive(over) if over else Active(kind, claims)
@@ -111,13 +113,10 @@ class Introspection:
         return "its pass was revoked" if sid and self._revocations.revoked(sid) else ""
 
     async def _used(self, claims: Mapping[str, Any], now: float) -> str:
-        """A continue token counts for as long as its transaction can be resumed by it. One for an outside issuer names a state of theirs:
-        whether it was used is theirs to know."""
+        """A continue token counts for as long as its transaction can be resumed by it."""
         state = claims.get("state")
-        if not isinstance(state, str) or not state:
-            return "it names no state"
-        if not state.startswith(STATE_PREFIX):
-            return ""
+        if not isinstance(state, str) or not state.startswith(STATE_PREFIX):
+            return "it names no state of ours"
         found = await self._transactions.load(transaction_id(state), now)
         if found is None or found.transaction.jti != claims.get("jti"):
             return "its transaction is not known any more"

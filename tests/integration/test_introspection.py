@@ -20,6 +20,7 @@ from gateway.flow.introspection import Inactive, Introspection
 from gateway.flow.repository import transaction_id
 from gateway.flow.transaction import Event, move
 from gateway.stores.revocations import RevocationFeed
+from gateway.tokens.inspect import PlainKind
 from gateway.tokens.keys import generate_private_pem, rotate
 from gateway.tokens.signer import TokenKind, sign
 from tests.integration.test_tokens import ALICE, CONFIG, FORGERIES, Place
@@ -189,8 +190,10 @@ async def test_a_token_of_a_transaction_that_has_ended_is_inactive(place: Asking
 async def test_the_answer_to_an_outside_issuer_counts_for_it_until_it_expires(place: Asking) -> None:
     """Its state is theirs, and so is the memory of what was used."""
     claims = {"iss": place.front.origin, "aud": "elsewhere", "sub": "alice", "jti": "theirs", "state": "abc123"}
-    token = sign(TokenKind.CONTINUE, claims, keyring=place.front.app.keyring, now=place.clock(), ttl=60)
-    asks = basic("elsewhere", OTHER) + FORM
+    ring, asks = place.front.app.keyring, basic("elsewhere", OTHER) + FORM
+    token = sign(PlainKind.ANSWER, claims, keyring=ring, now=place.clock(), ttl=60)  # type: ignore[arg-type]
+    assert await place.says(token) == INACTIVE
+    assert await place.says(sign(TokenKind.CONTINUE, claims, keyring=ring, now=place.clock(), ttl=60), asks) == INACTIVE
     assert (await place.says(token, asks))["jti"] == "theirs"
     await place.advance(60)
     assert await place.says(token, asks) == INACTIVE
@@ -336,7 +339,7 @@ async def test_nothing_is_said_while_revocations_may_be_missed(place: Asking) ->
     late = RevocationFeed(app.state, place.clock)  # never read
     asking = Introspection(
         state=app.state, guessing=app.guessing, transactions=app.transactions, revocations=late, keyring=lambda: app.keyring,
-        origins=[place.front.origin],
+        issuers=lambda: [place.front.origin],
     )  # fmt: skip
     for known in (token, ready["token"]):
         with pytest.raises(StoreUnavailable):
