@@ -8,6 +8,7 @@ A block runs unless the line before it says otherwise. The marks, as HTML commen
     log                      lines that the demo's log held after the tutorial was followed
     append to gateway.yaml / replace the last rule of gateway.yaml    for the commands that follow in the document
     mistakes                 that YAML is wrong on purpose
+    code: NAME               run by name in tests/integration/test_docs_auth0.py; JavaScript always is
 
 In shown output `…` stands for anything, and as a line of its own for any lines.
 """
@@ -133,7 +134,7 @@ def test_every_block_is_of_a_language_that_is_checked_here() -> None:
     odd = [
         b.where
         for b in all_blocks("", *_all_languages())
-        if b.language not in {"yaml", "python", "console", "sh", "json", "text", "mermaid"}
+        if b.language not in {"yaml", "python", "console", "sh", "json", "text", "mermaid", "js"}
     ]
     assert odd == []
 
