@@ -210,6 +210,10 @@ def _make_files(value: Any, folder: Path) -> None:
             if key in ("cert_file", "key_file", "ca_file", "logo"):
                 (folder / entry).parent.mkdir(parents=True, exist_ok=True)
                 (folder / entry).touch()
+            elif key == "python":
+                file, _, name = entry.rpartition(":")
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                (folder / file).write_text(f"def {name}(user, context): ...\n")
             elif key == "rules_dir":
                 (folder / entry).mkdir()
             else:
