@@ -19,7 +19,6 @@ from gateway.spec.base import Spec, parse_address
 from gateway.spec.sections import GatewaySpec
 
 MAX_LOGO = 16_384
-LEAST_CLIENT_SECRET = 32
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
 _ADDRESS = re.compile(r"[^\s@<>]+@[^\s@<>]+|[^<>\r\n]*<[^\s@<>]+@[^\s@<>]+>")
@@ -73,7 +72,6 @@ def check_sections(report: Report, source: Source, spec: GatewaySpec, kinds: Reg
         at: Loc = ("admin", "listen") if "listen" in spec.admin.model_fields_set else ("listen",)
         report.add(source, at, "the public and the admin listener cannot have one address")
     _forward_auth(report, source, spec)
-    _introspection(report, source, spec)
     for key, check in (("state", kinds.check_state), ("records", kinds.check_records)):
         if (wrong := check(getattr(spec.stores, key))) is not None:
             report.add(source, ("stores", key), wrong)
@@ -117,20 +115,6 @@ def _forward_auth(report: Report, source: Source, spec: GatewaySpec) -> None:
                 report.warn(source, (*at, "listen"), "is off loopback: whoever reaches it is believed to be the proxy")
 
 
-def _introspection(report: Report, source: Source, spec: GatewaySpec) -> None:
-    taken: dict[str, str] = {}
-    for name, client in spec.introspection.clients.items() if spec.introspection else ():
-        at: Loc = ("introspection", "clients", name)
-        if not _NAME.fullmatch(name):
-            message = "a client id is 1 to 64 letters, digits, `_`, `.` or `-`, and begins with a letter or digit"
-            report.add(source, at, message, key=True)
-        for index, secret in enumerate(client.secret):
-            if len(secret) < LEAST_CLIENT_SECRET or not secret.isascii() or not secret.isprintable() or " " in secret:
-                report.add(source, (*at, "secret", index), f"is {LEAST_CLIENT_SECRET} characters or more of ASCII without blanks")
-            elif taken.setdefault(secret, name) != name:
-                report.add(source, (*at, "secret", index), "is that of another client too; each has its own")
-
-
 def _upstreams(report: Report, source: Source, spec: GatewaySpec) -> None:
     written = _mapping(source.document.value)
     if len(_mapping(written.get("upstreams"))) > 1 and not written.get("routes"):
@@ -156,17 +140,10 @@ def _upstreams(report: Report, source: Source, spec: GatewaySpec) -> None:
 
 
 def check_steps(report: Report, source: Source, spec: GatewaySpec, steps: Mapping[str, Spec]) -> None:
-    """What steps and other sections need of one another."""
+    """What steps need of other sections."""
     for name, config in steps.items():
         if getattr(config, "needs_mail", False) and spec.mail is None:
             report.add(source, ("steps", name), "sends mail, so the section `mail` is needed")
-    receivers = {*spec.upstreams, *(getattr(config, "audience", None) for config in steps.values())}
-    for name, client in spec.introspection.clients.items() if spec.introspection else ():
-        for index, audience in enumerate(client.audience):
-            if audience not in receivers:
-                known = [receiver for receiver in receivers if receiver]
-                message = f"no token is for this audience: no upstream is named so{nearest(audience, known)}"
-                report.warn(source, ("introspection", "clients", name, "audience", index), message)
 
 
 def check_identity(report: Report, source: Source, spec: GatewaySpec, sources: Iterable[tuple[int, str]]) -> None:
