@@ -1,4 +1,4 @@
-"""What no single line of `introspection:` can tell: names, secrets that are long enough and shared by no two, audiences that somebody has."""
+"""What no single line of `introspection:` can tell: names, secrets long enough and shared by no two, audiences that somebody has."""
 
 from __future__ import annotations
 
