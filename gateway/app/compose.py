@@ -343,9 +343,10 @@ class GatewayApp:
         )  # fmt: skip
         self.site = Site(
             prefix=spec.prefix, continue_path=spec.continue_path, transactions=transaction_pages, resume=resume, answers=answers,
+            introspect=introspect,
             static=self.static, gate=self.gate, sessions=self.sessions, keyring=lambda: self.keyring, cors=lambda: self.live.cors,
             form_token=lambda sid: self.vault.mac("form", b"pass/" + sid.encode())[:16].hex(), read_body=reader,
-            limit=spec.limits.answer_body, introspect=introspect,
+            limit=spec.limits.answer_body,
         )  # fmt: skip
         paths = Paths(spec.prefix, spec.continue_path)
         suspender = Suspender(transactions=self.transactions, entropy=self.entropy, answers=answers, trail=self.trail, paths=paths)

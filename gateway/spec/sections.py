@@ -268,12 +268,12 @@ class GatewaySpec(Spec):
     passes: PassSpec = Field(default_factory=PassSpec, description="Passes.")
     guessing: GuessingSpec = Field(default_factory=GuessingSpec, description="Bounds on guessing.")
     tokens: TokensSpec = Field(default_factory=TokensSpec, description="Signed tokens.")
+    introspection: IntrospectionSpec | None = Field(None, description="Who may ask what a token says (RFC 7662); nobody unless set.")
     limits: LimitsSpec = Field(default_factory=LimitsSpec, description="Bounds on clients.")
     log: LogSpec = Field(default_factory=LogSpec, description="Logging.")
     forward_auth: Annotated[dict[str, ForwardAuthSpec], BeforeValidator(_string_keys)] = Field(
         default_factory=dict, description="Proxies that ask for the decision and forward by themselves, by name."
     )
-    introspection: IntrospectionSpec | None = Field(None, description="Who may ask what a token says (RFC 7662); nobody unless set.")
     steps: Annotated[dict[str, dict[str, Any]], BeforeValidator(_string_keys)] = Field(
         default_factory=dict, description="Step name to settings; `kind` names the plugin."
     )

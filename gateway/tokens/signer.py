@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any
 
 from jwt.api_jws import PyJWS
 from jwt.exceptions import PyJWTError
@@ -41,14 +41,7 @@ def sign(kind: TokenKind, claims: Mapping[str, Any], *, keyring: Keyring, now: f
     return _JWS.encode(body, key.private, algorithm=key.algorithm, headers={"typ": kind.value, "kid": key.kid})
 
 
-class Typed(Protocol):
-    """A kind of token: `value` is its `typ`."""
-
-    @property
-    def value(self) -> str: ...
-
-
-def verify(kind: Typed, token: str, *, keyring: Keyring, now: float, issuer: str, audience: str) -> dict[str, Any]:
+def verify(kind: TokenKind, token: str, *, keyring: Keyring, now: float, issuer: str, audience: str) -> dict[str, Any]:
     """The claims of a token of this kind that we issued as `issuer` for `audience`. Raises TokenInvalid; its text is for the log.
 
     The caller checks what else it relies on (`state`, `sub`, single use of `jti`).

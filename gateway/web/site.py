@@ -28,9 +28,10 @@ from gateway.wire.media import navigation
 
 class Site:
     def __init__(
-        self, *, prefix: str, continue_path: str, transactions: TransactionPages, resume: Resume, answers: WebAnswers, static: Static,
+        self, *, prefix: str, continue_path: str, transactions: TransactionPages, resume: Resume, answers: WebAnswers,
+        static: Static, introspect: Introspect,
         gate: Gate, sessions: Sessions, keyring: Callable[[], Keyring], cors: Callable[[], Sequence[str]],
-        form_token: Callable[[str], str], read_body: ReadBody, limit: int, introspect: Introspect,
+        form_token: Callable[[str], str], read_body: ReadBody, limit: int,
     ) -> None:  # fmt: skip
         self._prefix = prefix
         self._continue = continue_path
