@@ -91,8 +91,8 @@ SHOWN = {
 def run_js(script: str, *arguments: str) -> Any:
     """What a script prints, as JSON. It may use the packages of tests/node."""
     done = subprocess.run(
-        ["node", "-", *arguments], input=script, capture_output=True, text=True, timeout=30, cwd=node.FOLDER,
-        env={**os.environ, "NODE_PATH": str(node.FOLDER / "node_modules")},
+        [node.node(), "-", *arguments], input=script, capture_output=True, text=True, timeout=30, cwd=node.FOLDER,
+        env={**os.environ, "NODE_PATH": str(node.MODULES)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

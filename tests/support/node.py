@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Mapping
@@ -20,6 +21,15 @@ from typing import Any, Self
 from tests.support.process import PATIENCE, eventually
 
 FOLDER = Path(__file__).parents[1] / "node"
+MODULES = FOLDER / "node_modules"
+
+
+def node() -> str:
+    """The program. Where it or its packages are missing the test fails and is not skipped: they are part of `make test`."""
+    found = shutil.which("node")
+    assert found is not None, "Node.js is missing: run tools/setup.sh test"
+    assert MODULES.is_dir(), "the packages of tests/node are missing: run tools/setup.sh test"
+    return found
 
 
 @dataclass
@@ -67,16 +77,16 @@ async def start(script: str | Path, *args: str, env: Mapping[str, str] | None = 
     A script that lies elsewhere finds the packages of tests/node by `require`, not by `import` (Node's NODE_PATH).
     You must `stop` it, or use it by `async with`. Raises AssertionError with its output when it ends, TimeoutError when it is silent.
     """
-    assert (FOLDER / "node_modules").is_dir(), "the packages of tests/node are missing: run tools/setup.sh test"
+    program = node()
     handle, name = tempfile.mkstemp(prefix="node-", suffix=".log")
     try:
         process = subprocess.Popen(  # noqa: ASYNC220 - it outlives this call, and is ended by its pid
-            ["node", str(FOLDER / script), *args],
+            [program, str(FOLDER / script), *args],
             cwd=FOLDER,
             stdin=subprocess.DEVNULL,
             stdout=handle,
             stderr=handle,
-            env={**os.environ, "NODE_PATH": str(FOLDER / "node_modules"), **(env or {})},
+            env={**os.environ, "NODE_PATH": str(MODULES), **(env or {})},
         )
     finally:
         os.close(handle)
