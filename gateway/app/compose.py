@@ -24,6 +24,7 @@ from gateway.errors import StartRefused, StoreTooNew, StoreUnavailable
 from gateway.flow.cookies import PassCookies
 from gateway.flow.gate import Gate
 from gateway.flow.guessing import Guessing
+from gateway.flow.introspection import Introspection
 from gateway.flow.issuer import Issuer
 from gateway.flow.parking import Parking
 from gateway.flow.ports import Mailer
@@ -65,6 +66,7 @@ from gateway.tokens.vault import KeyVault
 from gateway.web.admin import Admin
 from gateway.web.answers import WebAnswers
 from gateway.web.arrival import Arrivals
+from gateway.web.introspect import Introspect
 from gateway.web.resume import Resume
 from gateway.web.site import Site
 from gateway.web.static import Static
@@ -340,8 +342,17 @@ class GatewayApp:
             issuer=self.issuer, keyring=lambda: self.keyring, passes=self.passes, trail=self.trail, read_body=reader,
             answer_limit=spec.limits.answer_body, condition_limit=spec.limits.condition_body,
         )  # fmt: skip
+        introspection = Introspection(
+            state=self.state, guessing=self.guessing, transactions=self.transactions, revocations=self.feed, keyring=lambda: self.keyring,
+            issuers=lambda: spec.public_url,
+        )  # fmt: skip
+        introspect = Introspect(
+            spec=lambda: self.live.loaded.spec.introspection, introspection=introspection, trail=self.trail, read_body=reader,
+            limit=spec.limits.answer_body,
+        )  # fmt: skip
         self.site = Site(
             prefix=spec.prefix, continue_path=spec.continue_path, transactions=transaction_pages, resume=resume, answers=answers,
+            introspect=introspect,
             static=self.static, gate=self.gate, sessions=self.sessions, keyring=lambda: self.keyring, cors=lambda: self.live.cors,
             form_token=lambda sid: self.vault.mac("form", b"pass/" + sid.encode())[:16].hex(), read_body=reader,
             limit=spec.limits.answer_body,

@@ -16,6 +16,9 @@ from gateway.stores.keyfile import replace
 from gateway.stores.keyring import KeyFile, existing
 from gateway.tokens.keys import Keyring, generate_private_pem, rotate
 
+LONGEST = 3600.0
+"""Seconds after which no signed token counts any more, and no copy of the published keys is in use."""
+
 
 @click.group()
 def keys() -> None:
@@ -68,7 +71,7 @@ def rotate_keys(config: Path) -> None:
         secret=SystemEntropy().bytes(32),
         private_pem=generate_private_pem(spec.tokens.algorithm),
         algorithm=spec.tokens.algorithm,
-        keep=max(spec.passes.max_age, spec.transactions.ttl + spec.transactions.tombstone),
+        keep=max(spec.passes.max_age, spec.transactions.ttl + spec.transactions.tombstone, LONGEST),
     )
     try:
         replace(held.path, made.to_text(), was=held.text)

@@ -18,7 +18,7 @@ from gateway.wire.subject import Proof, Subject
 _SPACE = "guess"
 
 
-def _key(*parts: str) -> str:
+def counter_key(*parts: str) -> str:
     """Counter keys hold no user name in the clear."""
     return base64.urlsafe_b64encode(hashlib.sha256("\x00".join(parts).encode("utf-8", "surrogateescape")).digest()[:18]).decode()
 
@@ -59,23 +59,29 @@ class Guessing:
                 return Throttled(int(self._spec.window), by)
         return None
 
+    async def exhausted(self, address: str, now: float) -> Throttled | None:
+        """Whether an address has given too many wrong answers already; counts nothing."""
+        key = counter_key("address", counted_as(address))
+        count = await self._state.count(_SPACE, key, by=0, expires=now + self._spec.window, now=now)
+        return Throttled(int(self._spec.window), "address") if count >= self._spec.per_address else None
+
     def given_back(self, step: str, subject: Subject, address: str, now: float) -> Sequence[Count]:
         """The answer was right, or was none: what gives its count back."""
         return [Count(_SPACE, key, -1, now + self._spec.window) for _, key, _ in self._counters(step, subject, address)]
 
     async def foreign(self, address: str, now: float) -> Throttled | None:
         """Count a request for an unknown state, or another browser's, against its address only."""
-        count = await self._state.count(_SPACE, _key("foreign", counted_as(address)), by=1, expires=now + self._spec.window, now=now)
+        count = await self._state.count(_SPACE, counter_key("foreign", counted_as(address)), by=1, expires=now + self._spec.window, now=now)
         return Throttled(int(self._spec.window), "address") if count > self._spec.foreign_per_address else None
 
     async def login(self, sid: str, proofs: Sequence[Proof], now: float) -> bool:
         """Count one login that these proofs of one pass let through. False: they have let through enough, and must be made anew."""
         made = ",".join(sorted(f"{p.step}@{p.at}" for p in proofs))
         until = now + self._spec.window
-        return await self._state.count(_SPACE, _key("login", sid, made), by=1, expires=until, now=now) <= self._spec.logins_per_proof
+        return await self._state.count(_SPACE, counter_key("login", sid, made), by=1, expires=until, now=now) <= self._spec.logins_per_proof
 
     def _counters(self, step: str, subject: Subject, address: str) -> tuple[tuple[str, str, int], ...]:
-        by_address = ("address", _key("address", counted_as(address)), self._spec.per_address)
+        by_address = ("address", counter_key("address", counted_as(address)), self._spec.per_address)
         if not subject.known:
             return (by_address,)
-        return (("subject", _key("subject", step, subject.source, subject.counter), self._spec.per_subject), by_address)
+        return (("subject", counter_key("subject", step, subject.source, subject.counter), self._spec.per_subject), by_address)

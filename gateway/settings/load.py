@@ -18,6 +18,7 @@ from gateway.settings import cross
 from gateway.settings.absolute import absolute
 from gateway.settings.entries import identity_entries, rule_entries, step_entries
 from gateway.settings.interpolate import expander
+from gateway.settings.introspection import check_introspection
 from gateway.settings.mistakes import Mistake, Problems, Report, Source, nearest
 from gateway.settings.places import Document, Mark
 from gateway.settings.policies import compile_policies
@@ -134,6 +135,7 @@ def _load(path: Path, environ: Mapping[str, str], kinds: Registry) -> Loaded | P
     if spec is not None:
         cross.check_sections(report, main, spec, kinds)
         cross.check_steps(report, main, spec, {name: step.config for name, step in steps.items()})
+        check_introspection(report, main, spec, {name: step.config for name, step in steps.items()})
         cross.check_identity(report, main, spec, [(entry.index, entry.origin) for entry in identity])
         files.read.extend(cross.check_files(report, main, spec))
 

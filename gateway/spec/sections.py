@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from gateway.spec.base import Address, Bool, Duration, HttpUrl, Int, Many, Network, Origin, PlainPath, Size, Spec
+from gateway.spec.introspection import IntrospectionSpec
 from gateway.spec.rules import RouteSpec, RuleSpec
 
 
@@ -267,6 +268,7 @@ class GatewaySpec(Spec):
     passes: PassSpec = Field(default_factory=PassSpec, description="Passes.")
     guessing: GuessingSpec = Field(default_factory=GuessingSpec, description="Bounds on guessing.")
     tokens: TokensSpec = Field(default_factory=TokensSpec, description="Signed tokens.")
+    introspection: IntrospectionSpec | None = Field(None, description="Who may ask what a token says (RFC 7662); nobody unless set.")
     limits: LimitsSpec = Field(default_factory=LimitsSpec, description="Bounds on clients.")
     log: LogSpec = Field(default_factory=LogSpec, description="Logging.")
     forward_auth: Annotated[dict[str, ForwardAuthSpec], BeforeValidator(_string_keys)] = Field(

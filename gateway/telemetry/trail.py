@@ -90,7 +90,7 @@ class Telemetry:
                 self._metrics.transactions.labels(str(fields.get("outcome", ""))).inc()
             case _:
                 pass
-        quiet = name in ("transaction", "shadow", "login")
+        quiet = name in ("transaction", "shadow", "login", "introspected")
         level = self._log.info if quiet else self._log.warning
         level(name, **({"request_id": request_id} if request_id else {}), **fields)
 

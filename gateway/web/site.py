@@ -10,13 +10,15 @@ from aiohttp import web
 from gateway.flow.asked import Asked
 from gateway.flow.gate import Gate
 from gateway.flow.sessions import Sessions
-from gateway.tokens.keys import Keyring, jwks
+from gateway.tokens.keys import Keyring
 from gateway.web.answer_form import Malformed, read_answer
 from gateway.web.answers import WebAnswers, allow_origin, response, wants_page
 from gateway.web.csp import common_headers
+from gateway.web.introspect import Introspect
 from gateway.web.page import Page
 from gateway.web.pages import TOKEN_FIELD, Proved
 from gateway.web.problem import json_page
+from gateway.web.published import keys_preflight, published_keys
 from gateway.web.resume import Resume
 from gateway.web.static import Static
 from gateway.web.texts import wait_text
@@ -26,7 +28,8 @@ from gateway.wire.media import navigation
 
 class Site:
     def __init__(
-        self, *, prefix: str, continue_path: str, transactions: TransactionPages, resume: Resume, answers: WebAnswers, static: Static,
+        self, *, prefix: str, continue_path: str, transactions: TransactionPages, resume: Resume, answers: WebAnswers,
+        static: Static, introspect: Introspect,
         gate: Gate, sessions: Sessions, keyring: Callable[[], Keyring], cors: Callable[[], Sequence[str]],
         form_token: Callable[[str], str], read_body: ReadBody, limit: int,
     ) -> None:  # fmt: skip
@@ -43,6 +46,7 @@ class Site:
         self._form_token = form_token
         self._read_body = read_body
         self._limit = limit
+        self._introspect = introspect
 
     async def handle(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
         """Answer a request for one of our paths. May raise StoreUnavailable, ClientGone, BodyTooLarge."""
@@ -62,7 +66,11 @@ class Site:
             return self._asset(asked, tail.removeprefix("static/"))
         match (request.method, tail):
             case ("GET" | "HEAD", "jwks.json"):
-                return self._jwks()
+                return response(published_keys(self._keyring(), asked.head.get("if-none-match")))
+            case ("OPTIONS", "jwks.json"):
+                return response(keys_preflight())
+            case (_, "introspect"):
+                return await self._introspect.handle(request, asked) or self._answers.refusal(asked, "unknown")
             case ("GET" | "HEAD", "pass"):
                 return await self._show_pass(asked)
             case ("POST", "pass/revoke"):
@@ -83,14 +91,6 @@ class Site:
     def _asset(self, asked: Asked, name: str) -> web.Response:
         page = self._static.respond(name, asked.head.get("if-none-match"))
         return response(page) if page is not None else self._answers.refusal(asked, "unknown")
-
-    def _jwks(self) -> web.Response:
-        """RFC 7517. Public keys may be read by anybody, and kept for as long as a rotation overlaps at least."""
-        made = json_page(200, jwks(self._keyring()), content_type="application/jwk-set+json")
-        answer = response(made)
-        answer.headers["Access-Control-Allow-Origin"] = "*"
-        answer.headers["Cache-Control"] = "public, max-age=300"
-        return answer
 
     async def _show_pass(self, asked: Asked) -> web.Response:
         held, _ = self._gate.presented(asked.head, asked.now)

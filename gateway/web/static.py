@@ -77,12 +77,12 @@ class Static:
             ("X-Content-Type-Options", "nosniff"),
             ("Cross-Origin-Resource-Policy", "same-origin"),
         )
-        if if_none_match is not None and _names(if_none_match, asset.etag):
+        if if_none_match is not None and names_etag(if_none_match, asset.etag):
             return Page(304, headers, b"")
         return Page(200, (("Content-Type", asset.content_type), ("Content-Security-Policy", ASSET_POLICY), *headers), asset.body)
 
 
-def _names(if_none_match: str, etag: str) -> bool:
+def names_etag(if_none_match: str, etag: str) -> bool:
     """RFC 9110 §13.1.2: weak comparison against a list, or `*`."""
     tags = (tag.strip().removeprefix("W/") for tag in if_none_match.split(","))
     return any(tag in ("*", etag) for tag in tags)

@@ -245,6 +245,13 @@ async def case(request: pytest.FixtureRequest, world: World) -> AsyncIterator[Ca
         )
 
 
+# RFC 8176 §2, whole: the registry "Authentication Method Reference Values".
+RFC_8176 = frozenset(
+    {"face", "fpt", "geo", "hwk", "iris", "kba", "mca", "mfa", "otp", "pin", "pop", "pwd", "rba", "retina", "sc", "sms", "swk", "tel"}
+    | {"user", "vbm", "wia"}
+)
+
+
 def as_json(value: Mapping[str, Any]) -> str:
     return json.dumps(dict(value))
 
@@ -281,6 +288,7 @@ async def test_the_right_answer_passes(case: Case) -> None:
     assert isinstance(outcome, Passed)
     assert as_json(outcome.claims)
     assert bool(outcome.amr) == case.step.proves_identity
+    assert set(outcome.amr) <= RFC_8176
 
 
 async def test_the_same_answer_does_not_pass_twice(case: Case) -> None:

@@ -8,6 +8,7 @@ A block runs unless the line before it says otherwise. The marks, as HTML commen
     log                      lines that the demo's log held after the tutorial was followed
     append to gateway.yaml / replace the last rule of gateway.yaml    for the commands that follow in the document
     mistakes                 that YAML is wrong on purpose
+    code: NAME               run by name in tests/integration/test_docs_auth0.py; JavaScript always is
 
 In shown output `…` stands for anything, and as a line of its own for any lines.
 """
@@ -30,6 +31,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args
+from urllib.error import HTTPError
 from urllib.parse import unquote
 
 import aiohttp
@@ -208,6 +210,10 @@ def _make_files(value: Any, folder: Path) -> None:
             if key in ("cert_file", "key_file", "ca_file", "logo"):
                 (folder / entry).parent.mkdir(parents=True, exist_ok=True)
                 (folder / entry).touch()
+            elif key == "python":
+                file, _, name = entry.rpartition(":")
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                (folder / file).write_text(f"def {name}(user, context): ...\n")
             elif key == "rules_dir":
                 (folder / entry).mkdir()
             else:
@@ -224,7 +230,7 @@ FRAGMENTS = [b for b in all_blocks("yaml") if not any(m.endswith("gateway.yaml")
 def test_every_yaml_example_loads(block: Block, tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text(json.dumps(configuration(read_yaml(block.text), tmp_path)))
-    environ = dict.fromkeys(re.findall(r"\$\{([A-Z_]+)\}", block.text), "a-value-of-more-than-32-characters")
+    environ = dict.fromkeys(re.findall(r"\$\{([A-Z_]+)\}", block.text), "a-value-of-thirty-two-characters")
     found = load(path, environ=environ, kinds=REGISTRY)
     assert isinstance(found, Loaded), [str(m) for m in found.mistakes] if isinstance(found, Problems) else found
 
@@ -302,6 +308,7 @@ def _run(command: str) -> tuple[str, int]:
 # -- with the demo running --------------------------------------------------------------------------------------------
 
 # A rule for the test of tokens: what reaches the application behind it is shown by /echo.
+INTROSPECTION_SECRET = "secret+of/the=bank" * 2
 ECHO = {"name": "echo", "match": {"path": "/echo"}, "require": "code"}
 
 
@@ -349,6 +356,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     config = demo_config(folder, app_port=app_port, port=port, admin_port=admin_port)
     raw = yaml.safe_load(config.read_text())
     raw["rules"].insert(0, ECHO)
+    raw["introspection"] = {"clients": {"bank": {"secret": INTROSPECTION_SECRET, "audience": "bank"}}}
     config.write_text(_with_rules_in_lines(raw))
     [solve] = [b for b in blocks("docs/how-to/captcha.md") if b.language == "python"]
     (folder / "solve.py").write_text(solve.text)
@@ -399,7 +407,7 @@ def test_there_is_a_script_in_python_and_one_for_the_shell() -> None:
 
 @pytest.mark.parametrize("block", [b for b in all_blocks("python") if not b.marked("run")], ids=lambda b: b.where)
 def test_every_other_python_example_defines_what_it_says(block: Block) -> None:
-    names: dict[str, Any] = {"__name__": "example"}
+    names: dict[str, Any] = {}
     exec(block.text, names)
     assert [n for n, value in names.items() if callable(value) and n != "jwt"]
 
@@ -476,11 +484,13 @@ def test_the_log_lines_of_the_documents_are_written(demo: Demo) -> None:
     assert demo.written(r".* reloaded .* rules=6")
 
 
-def test_the_example_verifies_what_the_application_gets_and_nothing_else(demo: Demo) -> None:
-    [block] = [b for b in blocks("docs/tokens.md") if b.language == "python"]
+def test_the_examples_verify_what_the_application_gets_and_nothing_else(demo: Demo) -> None:
     names: dict[str, Any] = {}
-    exec(demo.here(block.text), names)
+    for block in blocks("docs/tokens.md"):
+        if block.language == "python":
+            exec(demo.here(block.text), names)
     proved: Callable[[str], dict[str, Any]] = names["proved"]
+    said: Callable[[str, str, str], dict[str, Any]] = names["said"]
 
     async def way(browser: Browser) -> tuple[str, str]:
         await _log_in(browser)
@@ -500,6 +510,10 @@ def test_the_example_verifies_what_the_application_gets_and_nothing_else(demo: D
     assert (claims["sub"], claims["acr"], claims["amr"], claims["aud"]) == ("alice", "code", ["otp"], "bank")
     documented = set(re.findall(r"`(\w+)`", (ROOT / "docs/tokens.md").read_text()))
     assert set(claims) | set(jwt.decode(evidence, options={"verify_signature": False})) <= documented | {"iat"}
+    assert said(upstream, "bank", INTROSPECTION_SECRET) == {"active": True, "typ": "stepup-upstream+jwt", **claims}
+    assert said(evidence, "bank", INTROSPECTION_SECRET) == {"active": False}  # its transaction was resumed
+    with pytest.raises(HTTPError, match="401"):
+        said(upstream, "bank", "another")
     with pytest.raises(jwt.PyJWTError):
         proved(evidence)
     head, _, tail = upstream.rpartition(".")
@@ -619,14 +633,9 @@ def test_an_unknown_settings_key_would_be_found() -> None:
     assert not _known("upstreams.NAME.conect")
 
 
-_HOW_TO = {"redirect": "external-page"}
-
-
 @pytest.mark.parametrize("kind", sorted(REGISTRY.steps))
 def test_the_how_to_of_a_step_names_settings_that_exist(kind: str) -> None:
-    table = re.search(
-        r"^\| setting .*?\n\n", prose(f"docs/how-to/{_HOW_TO.get(kind, kind.replace('_', '-'))}.md"), re.MULTILINE | re.DOTALL
-    )
+    table = re.search(r"^\| setting .*?\n\n", prose(f"docs/how-to/{kind.replace('_', '-')}.md"), re.MULTILINE | re.DOTALL)
     assert table
     first = [line.split("|")[1] for line in table[0].splitlines()[2:] if line]
     named = [key for cell in first for key in re.findall(r"`([\w.]+)`", cell)]

@@ -401,3 +401,26 @@ async def test_behind_a_login_the_app_gets_one_token_for_both_steps(tmp_path: Pa
     claims = jwt.decode(token, key.key, ["ES256"], audience="bank", issuer=demo.base)
     assert (claims["sub"], claims["acr"], claims["amr"]) == ("alice", "human code", ["otp"])
     assert claims["exp"] - claims["iat"] <= 60
+
+
+async def test_the_time_in_a_token_is_that_of_the_step_and_not_of_the_login(tmp_path: Path) -> None:
+    clock = Clock(time.time())
+    began = int(clock())
+    rules = [*yaml.safe_load(DEMO.read_text())["rules"], {"name": "echo", "match": {"path": "/echo/**"}, "require": "code"}]
+    async with running(tmp_path, clock=clock, rules=rules) as demo:
+        browser = demo.browser()
+        await demo.log_in(browser)
+        await demo.advance(200)
+        asked = await browser.get("/echo/x")
+        await browser.get(asked.location)  # sends the code
+        await demo.advance(100)
+        ready = await demo.pass_code(browser, asked.location, follow=False)
+        await demo.advance(50)
+        arrived = (await browser.get(ready.location, follow=True)).json
+        await demo.advance(500)
+        later = (await browser.get("/echo/x")).json
+    for document in (arrived, later):
+        (token,) = [value for name, value in document["headers"] if name == "X-Stepup-Token"]
+        claims = decoded(token.split(".")[1])
+        assert (claims["acr"], claims["auth_time"]) == ("code", began + 300)
+    assert decoded(token.split(".")[1])["iat"] == began + 850

@@ -95,6 +95,25 @@ def test_a_good_configuration_has_no_mistakes(tmp_path: Path) -> None:
             'forward_auth["a b"]: the name of a proxy is 1 to 64 letters, digits, `_`, `.` or `-`, and begins with a letter or digit',
         ),
         ("forward_auth: {edge: {dialect: nginx, ▸lsten: 127.0.0.1:9091}}", 'forward_auth.edge.lsten: unknown key; did you mean "listen"?'),
+        ("introspection: ▸{}", "introspection.clients: missing"),
+        ("introspection: {clients: ▸{}}", "introspection.clients: must not be empty"),
+        ("introspection: {clients: {api: ▸{audience: bank}}}", "introspection.clients.api.secret: missing"),
+        (
+            "introspection: {clients: {api: {secret: ▸short, audience: bank}}}",
+            "introspection.clients.api.secret: is 32 characters or more of ASCII without blanks",
+        ),
+        (
+            f"introspection: {{clients: {{api: {{secret: [{'a' * 32}, ▸{'b' * 31}ü], audience: bank}}}}}}",
+            "introspection.clients.api.secret[1]: is 32 characters or more of ASCII without blanks",
+        ),
+        (
+            f"introspection: {{clients: {{a: {{secret: {'a' * 32}, audience: bank}}, b: {{secret: ▸{'a' * 32}, audience: bank}}}}}}",
+            "introspection.clients.b.secret: is that of another client too; each has its own",
+        ),
+        (
+            f"introspection: {{clients: {{▸a b: {{secret: {'a' * 32}, audience: bank}}}}}}",
+            'introspection.clients["a b"]: a client id is 1 to 64 letters, digits, `_`, `.` or `-`, and begins with a letter or digit',
+        ),
         ("stores: {state: ▸'memory://'}", 'stores.state: no store "memory://"'),
         ("stores: {records: ▸'x://y'}", 'stores.records: no store "x://y"'),
         ("continue_path: ▸/.stepup/go", "continue_path: `continue_path` (/.stepup/go) lies under `prefix` (/.stepup)"),
