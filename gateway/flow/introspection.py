@@ -101,7 +101,7 @@ class Introspection:
                 over = self._revoked(str(claims.get("sid", "")), now)
             case TokenKind.CONTINUE:
                 over = await self._used(claims, now)
-            case PlainKind.ANSWER:
+            case PlainKind.ANSWER | TokenKind.PAGE:
                 over = ""  # it was delivered as soon as it was made; whether it was used is for its receiver to know
             case _:
                 assert_never(kind)
