@@ -52,8 +52,13 @@ class Live:
 
     @property
     def apart(self) -> tuple[bytes, ...]:
-        """Origins of the pages in `begin_anew`, as a browser's `Referer` begins."""
-        return tuple(f"{parts.scheme}://{parts.netloc}".lower().encode() for url in self.begin_anew.values() if (parts := urlsplit(url)))
+        """How a browser's `Referer` begins that comes from a page in `begin_anew`: with its origin; with its address where that is ours."""
+        found = []
+        for url in self.begin_anew.values():
+            parts = urlsplit(url)
+            origin = parse_origin(f"{parts.scheme}://{parts.netloc}")
+            found.append(origin + (parts.path or "/") if origin in self.loaded.spec.public_url else origin)
+        return tuple(start.encode("utf-8", "replace") for start in found)
 
     @property
     def ruleset(self) -> Ruleset:

@@ -16,6 +16,7 @@ from gateway.flow.away import Arrival, Whereabouts
 from gateway.flow.browser import holds, known_browser
 from gateway.flow.guessing import Guessing
 from gateway.flow.parking import HANDLE, MOST, Parking
+from gateway.flow.ports import AuditEvent
 from gateway.flow.progress import Held, Look, Moved, Progress, Showing
 from gateway.flow.repository import Found, Transactions
 from gateway.flow.trail import Trail
@@ -24,6 +25,7 @@ from gateway.flow.visit import Closed, Door, Visit
 from gateway.web.answers import WebAnswers
 from gateway.web.parameters import Given, without_state
 from gateway.web.transaction import TransactionPages
+from gateway.wire.media import navigation
 
 Ready = Callable[[Asked, str, Visit], Awaitable[web.Response]]
 """What `/continue` does with a transaction that is READY."""
@@ -52,13 +54,16 @@ class Arrivals:
 
     async def take(self, asked: Asked, state: str, where: Whereabouts, given: Given, ready: Ready) -> web.Response:
         """An arrival by GET or POST."""
+        if asked.head.method == "HEAD" or navigation(asked.head) == "subresource":
+            # Fetched by nobody who looks at it (a prefetch, an image): what is used up once must not be used up by that.
+            return self._answers.refusal(asked, "bad_request", status=405, detail="Use GET or POST, as a page that is looked at.")
         if (name := given.twice()) is not None:
-            self._refused(asked, f"{name[:40]!r} given twice")
+            await self._refused(asked, where, f"{name[:40]!r} given twice")
             words = f"invalid_request: the parameter {name[:40]!r} is given more than once."
             return self._answers.refusal(asked, "bad_request", detail=words, error="invalid_request")
         arrival = Arrival(state, without_state(given.query), without_state(given.form))
         if arrival.too_large:
-            self._refused(asked, "more parameters than are kept")
+            await self._refused(asked, where, "more parameters than are kept")
             return self._answers.refusal(asked, "too_large", limit=MOST)
         if asked.head.method == "POST" and await self._without_cookie(asked, where):
             return await self._park(asked, where, arrival)
@@ -70,17 +75,19 @@ class Arrivals:
     async def fetch(self, asked: Asked, handles: list[str], ready: Ready) -> web.Response:
         """`GET /continue?h=…`: the browser fetches back what another site posted, and now our cookie comes along."""
         arrival = None
-        if len(handles) == 1 and HANDLE.fullmatch(handles[0]) and asked.head.method == "GET":
+        if asked.head.method != "GET" or navigation(asked.head) == "subresource":
+            return self._answers.refusal(asked, "bad_request", status=405, detail="Use GET, as a page that is looked at.")
+        if len(handles) == 1 and HANDLE.fullmatch(handles[0]):
             arrival = await self._parking.look(handles[0], asked.now)
         where = await self._transactions.whereabouts(arrival.state, asked.now) if arrival is not None else None
         if arrival is None or where is None:
-            self._refused(asked, "nothing is parked under this handle")
+            await self._refused(asked, None, "nothing is parked under this handle")
             return self._answers.refusal(asked, "answer_used")
         visit = await self._door.enter(asked, where.transaction, own_page=True)
         if isinstance(visit, Closed):
             return self._pages.closed(asked, visit)
         if not await self._parking.take(handles[0], asked.now):
-            return self._used(asked, where, visit.found.transaction)
+            return await self._used(asked, where, visit.found.transaction)
         return await self._arrived(asked, where, arrival, visit, ready)
 
     # -- with the cookie ----------------------------------------------------------------------------------------------
@@ -92,7 +99,7 @@ class Arrivals:
         if visit.needs_login:
             return self._answers.see_other(self._answers.transaction_path(where.state))
         if not _awaited(transaction, where, arrival):
-            return self._used(asked, where, transaction)
+            return await self._used(asked, where, transaction)
         if not self._progress.knows(transaction):
             return self._answers.refusal(asked, "expired", href=transaction.page, about=transaction)
         result = await self._progress.arrive(visit.found, arrival, self._pages.look(asked, visit.identified, where.state))
@@ -106,7 +113,7 @@ class Arrivals:
             case Moved():
                 await self._pages.audit(asked, result.transaction, where.step, result.outcome or "overtaken", result.private)
                 if not result.outcome:
-                    return self._used(asked, where, result.transaction)
+                    return await self._used(asked, where, result.transaction)
                 return await self._moved(asked, where, visit, result, ready)
 
     async def _moved(self, asked: Asked, where: Whereabouts, visit: Visit, moved: Moved, ready: Ready) -> web.Response:
@@ -122,9 +129,9 @@ class Arrivals:
         if error is None:
             return self._answers.see_other(way)
         await self._pages.audit(asked, shown.transaction, where.step, "refused", shown.private)
-        self._refused(asked, shown.private)
+        self._trail.event("refused", request_id=asked.request_id, kind="bad_answer", reason=shown.private)
         if error.code == "used":
-            return self._used(asked, where, shown.transaction)
+            return await self._used(asked, where, shown.transaction)
         return self._no_answer(asked, error.code, error.message, way, shown.transaction)
 
     def _no_answer(self, asked: Asked, code: str, words: str, way: str, about: Transaction | None) -> web.Response:
@@ -134,8 +141,8 @@ class Arrivals:
             )  # fmt: skip
         return self._answers.refusal(asked, "bad_token", href=way, about=about)
 
-    def _used(self, asked: Asked, where: Whereabouts, transaction: Transaction) -> web.Response:
-        self._refused(asked, "a state that was used")
+    async def _used(self, asked: Asked, where: Whereabouts, transaction: Transaction) -> web.Response:
+        await self._refused(asked, where, "a state that was used")
         way = self._answers.transaction_path(where.state)
         if not transaction.open:
             return self._pages.ended(asked, transaction, status=410)
@@ -160,7 +167,7 @@ class Arrivals:
             return refused
         handle = await self._parking.park(arrival, asked.now)
         if handle is None:
-            self._refused(asked, "too much is parked for this state")
+            await self._refused(asked, where, "too much is parked for this state")
             return self._answers.refusal(asked, "throttled", retry_after=60)
         self._trail.event("parked", request_id=asked.request_id, transaction=where.transaction)
         return self._answers.see_other(f"{self._continue}?h={handle}")
@@ -176,11 +183,19 @@ class Arrivals:
         throttled = await self._guessing.foreign(asked.head.client_ip, asked.now)
         if throttled is not None:
             return self._answers.refusal(asked, "throttled", retry_after=throttled.retry_after)
-        self._refused(asked, wrong.private)
+        await self._refused(asked, where, wrong.private)
         return self._no_answer(asked, wrong.code, wrong.public, self._answers.transaction_path(where.state), None)
 
-    def _refused(self, asked: Asked, reason: str) -> None:
+    async def _refused(self, asked: Asked, where: Whereabouts | None, reason: str) -> None:
         self._trail.event("refused", request_id=asked.request_id, kind="bad_answer", reason=reason)
+        if where is not None:
+            detail = {"transaction": where.transaction, "reason": reason}
+            await self._trail.audit(
+                AuditEvent(
+                    at=asked.now, event="step", request_id=asked.request_id, step=where.step, outcome="refused",
+                    address=asked.head.client_ip, detail=detail,
+                )
+            )  # fmt: skip
 
 
 def _awaited(transaction: Transaction, where: Whereabouts, arrival: Arrival) -> bool:

@@ -560,6 +560,19 @@ async def test_what_cannot_be_taken_resumes_nothing(
     assert (await client.post("/continue", back(there, page.answer(there)))).location == "/vault"
 
 
+@pytest.mark.parametrize(
+    "headers", [{"Sec-Purpose": "prefetch;prerender"}, {"Sec-Fetch-Dest": "image", "Sec-Fetch-Mode": "no-cors"}], ids=["prefetch", "image"]
+)
+async def test_what_nobody_looks_at_uses_nothing_up(place: Place, page: Page, headers: dict[str, str]) -> None:
+    client, there, _ = await at_page(place)
+    way = "/continue?" + urlencode(back(there, page.answer(there)))
+    assert (await client.get(way, headers=headers)).status == 405
+    assert (await client.request("HEAD", way)).status == 405
+    kept = await parked(client, back(there, page.answer(there)))
+    assert (await client.get(kept.location, headers=headers)).status == 405
+    assert (await client.get(kept.location)).location == "/vault"
+
+
 async def test_an_expired_transaction_is_told(place: Place, page: Page, clock: Clock) -> None:
     client, there, _ = await at_page(place)
     await place.gateway.advance(901)
