@@ -64,7 +64,8 @@ Kind = Literal["navigation", "script"]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One step of a transaction. passed: None while it is open. memory: what the step keeps to itself."""
+    """One step of a transaction. passed: None while it is open. memory: what the step keeps to itself. silent: passed without being shown,
+    by an answer given before."""
 
     step: str
     max_age: MaxAge
@@ -73,6 +74,7 @@ class Task:
     memory: Mapping[str, Any] = field(default_factory=dict)
     attempts: int = 0
     blocked_until: float = 0.0
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +159,12 @@ def with_task(transaction: Transaction, task: Task) -> Transaction:
     return replace(transaction, tasks=tuple(task if t.step == task.step else t for t in transaction.tasks))
 
 
-def pass_task(transaction: Transaction, step: str, *, at: float, amr: tuple[str, ...]) -> Transaction:
+def pass_task(
+    transaction: Transaction, step: str, *, at: float, amr: tuple[str, ...], edition: str = "", silent: bool = False
+) -> Transaction:
     """Mark a step as proved; READY when it was the last one."""
     task = next(t for t in transaction.tasks if t.step == step)
-    done = with_task(transaction, replace(task, passed=Proof(step, at, amr), memory={}))
+    done = with_task(transaction, replace(task, passed=Proof(step, at, amr, edition), memory={}, silent=silent))
     return move(done, Event.STEP_PASSED if done.current else Event.LAST_PASSED)
 
 

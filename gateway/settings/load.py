@@ -16,6 +16,7 @@ from typing import Any
 from gateway.policy.model import Ruleset
 from gateway.settings import cross
 from gateway.settings.absolute import absolute
+from gateway.settings.documents import with_documents
 from gateway.settings.entries import identity_entries, rule_entries, step_entries
 from gateway.settings.interpolate import expander
 from gateway.settings.mistakes import Mistake, Problems, Report, Source, nearest
@@ -61,16 +62,21 @@ class _Files:
     read: list[Path] = field(default_factory=list)
     digest: Any = field(default_factory=hashlib.sha256)
 
+    def contents(self, path: Path, position: int) -> bytes:
+        """A file as it is. Raises OSError or ValueError; a watcher knows it all the same."""
+        self.read.append(path)
+        data = path.read_bytes()
+        self.digest.update(b"%d:%d:" % (position, len(data)) + data)
+        return data
+
     def open(self, name: str, path: Path, position: int, report: Report) -> Source:
         """Read and parse a file. `name` is how messages call it. What cannot be read is reported and empty."""
-        self.read.append(path)
         try:
-            data = path.read_bytes()
+            data = self.contents(path, position)
         except (OSError, ValueError) as error:
             source = Source(name, path, position, Document("", None))
             report.put(source, Mark(1, 1), None, f"cannot be read: {getattr(error, 'strerror', None) or error}")
             return source
-        self.digest.update(b"%d:%d:" % (position, len(data)) + data)
         document = parse(data, expander(self.environ, path.parent, self.read))
         source = Source(name, path, position, document)
         report.documents.append(document)
@@ -126,7 +132,7 @@ def _load(path: Path, environ: Mapping[str, str], kinds: Registry) -> Loaded | P
         route = shape(RouteSpec, entry, report, main, ("routes", index))
         if route.spec is not None and route.whole:
             routes.append((index, route.spec))
-    steps = step_entries(raw.get("steps"), main, kinds, report)
+    steps = with_documents(step_entries(raw.get("steps"), main, kinds, report), main, files, report)
     identity = identity_entries(raw.get("identity"), main, kinds, report)
     written = [(source, *entry) for source in sources for entry in _entries(_rules_of(source), source, "rules", report)]
     rules = rule_entries(written, report)
