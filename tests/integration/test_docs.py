@@ -198,16 +198,20 @@ def configuration(fragment: Any, folder: Path) -> dict[str, Any]:
     for key, value in fragment.items():
         raw[key] = {**raw.get(key, {}), **value} if key in ("steps", "upstreams") else value
     _make_files(fragment, folder)
+    _make_files(raw["steps"], folder)
     return raw
 
 
 def _make_files(value: Any, folder: Path) -> None:
-    """Files that an example names: empty ones, in the test's folder."""
+    """Files that an example names, in the test's folder: empty ones, and documents with a heading."""
     if isinstance(value, dict):
         for key, entry in value.items():
             if key in ("cert_file", "key_file", "ca_file", "logo"):
                 (folder / entry).parent.mkdir(parents=True, exist_ok=True)
                 (folder / entry).touch()
+            elif key == "document":
+                (folder / entry).parent.mkdir(parents=True, exist_ok=True)
+                (folder / entry).write_text("# Terms\n")
             elif key == "rules_dir":
                 (folder / entry).mkdir()
             else:
@@ -275,6 +279,8 @@ WITH_COMMANDS = [name for name in NAMES if any(b.language == "console" for b in 
 def test_every_command_prints_what_is_shown(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of one document, in order, in a folder of their own that holds the demo's configuration."""
     (tmp_path / "gateway.yaml").write_bytes((ROOT / "gateway.yaml").read_bytes())
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/terms.md").write_bytes((ROOT / "config/terms.md").read_bytes())
     keys = new_keyring(now=time.time(), secret=os.urandom(32), private_pem=generate_private_pem("ES256"), algorithm="ES256")
     write_new(tmp_path / "var/secret.key", keys.to_text())  # as the first start does
     monkeypatch.chdir(tmp_path)
@@ -346,7 +352,7 @@ def _within(seconds: float, happened: Callable[[], bool]) -> bool:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     folder = tmp_path_factory.mktemp("demo")
     app_port, port, admin_port = free_port(), free_port(), free_port()
-    config = demo_config(folder, app_port=app_port, port=port, admin_port=admin_port)
+    config = demo_config(folder, app_port=app_port, port=port, admin_port=admin_port, terms=True)
     raw = yaml.safe_load(config.read_text())
     raw["rules"].insert(0, ECHO)
     config.write_text(_with_rules_in_lines(raw))
@@ -468,12 +474,12 @@ def test_the_log_lines_of_the_documents_are_written(demo: Demo) -> None:
     for block in all_blocks("text"):
         if block.marked("log"):
             for line in block.text.splitlines():
-                pattern = ".*".join(re.escape(p) for p in line.replace("rules=6", "rules=7").replace("rules[5]", "rules[6]").split("…"))
+                pattern = ".*".join(re.escape(p) for p in line.replace("rules=7", "rules=8").replace("rules[6]", "rules[7]").split("…"))
                 if not demo.written(pattern):
                     missing.append(f"{block.where}: {line}")
     assert missing == []
     demo.config.write_text(demo.config.read_text().replace(broken.text, ""))
-    assert demo.written(r".* reloaded .* rules=6")
+    assert demo.written(r".* reloaded .* rules=7")
 
 
 def test_the_example_verifies_what_the_application_gets_and_nothing_else(demo: Demo) -> None:

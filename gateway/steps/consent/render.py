@@ -15,7 +15,7 @@ from gateway.spec.base import TextMistake
 from gateway.steps.consent.document import Document
 
 LARGEST = 262_144
-_SAFE = re.compile(r"https?://[^/]|mailto:|tel:|/(?![/\\])")
+_SAFE = re.compile(r"https?://[^/]|mailto:|tel:|/(?![/\\])", re.IGNORECASE)
 _DEEPEST = 6
 
 

@@ -134,6 +134,8 @@ class Form:
                 await self._records.put(KIND, owner, name, sealed, version=known.version, now=context.now)
             except Conflict:
                 known = await self._load(context.subject)
+                if known.answers == {name: value for name, value in answers.items() if value is not None}:
+                    return  # the very same, sent twice
             else:
                 return
         raise StoreUnavailable("a record of answers is being written over and over")
