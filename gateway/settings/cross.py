@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from gateway.settings.mistakes import Report, Source, nearest
 from gateway.settings.places import Loc
-from gateway.settings.registry import Registry
+from gateway.settings.registry import KeepsRecord, Registry
 from gateway.spec.base import Spec, parse_address
 from gateway.spec.sections import GatewaySpec
 
@@ -144,6 +144,14 @@ def check_steps(report: Report, source: Source, spec: GatewaySpec, steps: Mappin
     for name, config in steps.items():
         if getattr(config, "needs_mail", False) and spec.mail is None:
             report.add(source, ("steps", name), "sends mail, so the section `mail` is needed")
+
+
+def check_claims(report: Report, source: Source, steps: Mapping[str, Spec], declared: frozenset[str]) -> None:
+    """What users say of themselves changes nothing that an identity source says. declared: claims of sources."""
+    for name, config in steps.items():
+        if isinstance(config, KeepsRecord):
+            for claim in declared.intersection(getattr(config, "claims", ())):
+                report.add(source, ("steps", name, "claims", claim), f'an identity source declares "{claim}"; take another name', key=True)
 
 
 def check_identity(report: Report, source: Source, spec: GatewaySpec, sources: Iterable[tuple[int, str]]) -> None:

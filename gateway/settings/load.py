@@ -22,7 +22,7 @@ from gateway.settings.interpolate import expander
 from gateway.settings.mistakes import Mistake, Problems, Report, Source, nearest
 from gateway.settings.places import Document, Mark
 from gateway.settings.policies import compile_policies
-from gateway.settings.registry import Registry
+from gateway.settings.registry import IdentityConfig, Registry
 from gateway.settings.shapes import shape
 from gateway.settings.words import LATER_KEYS, NOT_YET
 from gateway.settings.yaml import parse
@@ -140,6 +140,9 @@ def _load(path: Path, environ: Mapping[str, str], kinds: Registry) -> Loaded | P
     if spec is not None:
         cross.check_sections(report, main, spec, kinds)
         cross.check_steps(report, main, spec, {name: step.config for name, step in steps.items()})
+        known = [entry.config for entry in identity if isinstance(entry.config, IdentityConfig)]
+        declared = frozenset(claim for config in known for claim in config.claim_names())
+        cross.check_claims(report, main, {name: step.config for name, step in steps.items()}, declared)
         cross.check_identity(report, main, spec, [(entry.index, entry.origin) for entry in identity])
         files.read.extend(cross.check_files(report, main, spec))
 

@@ -107,3 +107,13 @@ def test_a_step_with_a_mistake_brings_no_others_along(tmp_path: Path) -> None:
     text = GATEWAY.replace("type: number", "type: nmber")
     [line] = said(tmp_path, read(tmp_path, text, when="'record[\"my.profile\"].age == 3'"))
     assert 'steps["my.profile"].fields[1].type: must be one of' in line
+
+
+def test_what_users_type_does_not_take_the_place_of_what_a_source_says(tmp_path: Path) -> None:
+    text = GATEWAY.replace("fields: [{name: phone", "claims: {role: phone}\n    fields: [{name: phone").replace(
+        "label: Phone}", "label: Phone, max_length: 20}"
+    )
+    assert isinstance(read(tmp_path, text), Loaded)
+    source = "identity: [{from: header, name: X-User, claims: {role: X-Role}}]\n"
+    [line] = said(tmp_path, read(tmp_path, text + source))
+    assert line.endswith('steps["my.profile"].claims.role: an identity source declares "role"; take another name')
