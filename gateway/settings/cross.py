@@ -19,6 +19,7 @@ from gateway.spec.base import Spec, parse_address
 from gateway.spec.sections import GatewaySpec
 
 MAX_LOGO = 16_384
+MAX_CLAIMED = 200
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
 _ADDRESS = re.compile(r"[^\s@<>]+@[^\s@<>]+|[^<>\r\n]*<[^\s@<>]+@[^\s@<>]+>")
@@ -147,8 +148,16 @@ def check_steps(report: Report, source: Source, spec: GatewaySpec, steps: Mappin
 
 
 def check_claims(report: Report, source: Source, steps: Mapping[str, Spec], declared: frozenset[str]) -> None:
-    """What users say of themselves changes nothing that an identity source says. declared: claims of sources."""
+    """What users say of themselves changes nothing that an identity source says, and fits into a cookie together.
+
+    declared: claims of sources.
+    """
+    room = MAX_CLAIMED
     for name, config in steps.items():
+        room -= (length := getattr(config, "claimed", 0))
+        if length and room < 0:
+            message = f"with those of other steps, claims may hold more than {MAX_CLAIMED} characters, and a pass is a cookie"
+            report.add(source, ("steps", name, "claims"), message, key=True)
         if isinstance(config, KeepsRecord):
             for claim in declared.intersection(getattr(config, "claims", ())):
                 report.add(source, ("steps", name, "claims", claim), f'an identity source declares "{claim}"; take another name', key=True)

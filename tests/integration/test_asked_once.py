@@ -337,3 +337,24 @@ class TestRecordsInRules:
             browser = await logged_in(gateway)
             monkeypatch.setattr(gateway.app.records, "get", away)
             assert (await browser.get("/account")).status == status
+
+
+async def test_a_subject_that_comes_with_each_request_is_remembered_too(tmp_path: Path) -> None:
+    """No session of the application, and at first no pass: the one that is made carries what the form set."""
+    identity = [{"from": "header", "name": "X-User"}]
+    async with running(tmp_path, identity=identity, trusted_proxies=["127.0.0.1"], **{**configuration(ECHO), "rules": [ECHO]}) as gateway:
+        first = gateway.browser()
+        first.headers = {**first.headers, "X-User": "carol"}
+        page = await asked(first, "/echo")
+        await answered(first, page, ANSWERS)
+        other = gateway.browser()
+        other.headers = {**other.headers, "X-User": "carol"}
+        for _ in range(2):  # by the record, then by the pass
+            echoed = await other.get("/echo")
+            assert echoed.status == 200
+            token = decoded(dict(json.loads(echoed.body)["headers"])["X-Stepup-Token"].split(".")[1])
+            assert (token["sub"], token["results"]) == ("carol", {"phone": ANSWERS["phone"], "news": True})
+            assert other.cookie("stepup")
+        stranger = gateway.browser()
+        stranger.headers = {**stranger.headers, "X-User": "Carol"}
+        await asked(stranger, "/echo")

@@ -523,7 +523,7 @@ def test_every_metric_and_no_other_is_documented(demo: Demo) -> None:
 
 def test_the_sql_of_the_documents_fits_the_tables(demo: Demo) -> None:
     shown = [c for b in all_blocks("console") for c, _ in commands(b) if c.startswith("sqlite3 ") and ".backup" not in c]
-    assert len(shown) == 2
+    assert len(shown) == 4
     with closing(sqlite3.connect(f"file:{demo.folder}/var/records.db?mode=ro", uri=True)) as records:
         for command in shown:
             assert records.execute("EXPLAIN " + shlex.split(command)[-1]).fetchall()

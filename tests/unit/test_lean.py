@@ -7,7 +7,23 @@ import sys
 
 import pytest
 
-SELDOM = {"alembic", "markdown_it", "mdurl", "sqlalchemy", "aiosqlite", "redis", "hiredis", "zxcvbn", "rich", "typer", "prompt_toolkit", "pygments"}
+SELDOM = {
+    ,
+    ,
+}  # fmt: skip
+    "alembic",
+    "markdown_it",
+    "mdurl",
+    "sqlalchemy",
+    "aiosqlite",
+    "redis",
+    "hiredis",
+    "zxcvbn",
+    "rich",
+    "typer",
+    "prompt_toolkit",
+    "pygments",
+}
 
 
 def loaded(program: str) -> str:

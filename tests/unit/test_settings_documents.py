@@ -117,3 +117,14 @@ def test_what_users_type_does_not_take_the_place_of_what_a_source_says(tmp_path:
     source = "identity: [{from: header, name: X-User, claims: {role: X-Role}}]\n"
     [line] = said(tmp_path, read(tmp_path, text + source))
     assert line.endswith('steps["my.profile"].claims.role: an identity source declares "role"; take another name')
+
+
+def test_the_claims_of_all_forms_fit_into_a_pass_together(tmp_path: Path) -> None:
+    more = "  more: {kind: form, fields: [{name: a, label: A, max_length: 150}], claims: {a: a}}\nrules:"
+    text = GATEWAY.replace("rules:", more)
+    assert isinstance(read(tmp_path, text), Loaded)
+    text = text.replace(
+        "fields: [{name: phone, label: Phone}", "claims: {b: phone}\n    fields: [{name: phone, label: Phone, max_length: 51}"
+    )
+    [line] = said(tmp_path, read(tmp_path, text))
+    assert "steps.more.claims: with those of other steps, claims may hold more than 200 characters" in line

@@ -63,6 +63,7 @@ def field(kind: str, **changes: Any) -> FieldSpec:
         (field("number"), "+042", 42),
         (field("number"), "-3.0", -3),
         (field("number", decimals=2), "1.25", 1.25),
+        (field("number", decimals=6), "0.000001", 0.000001),
         (field("number", min=1, max=10), "10", 10),
         (field("date"), "2024-02-29", "2024-02-29"),
         (field("date", min="2020-01-01"), "2020-01-01", "2020-01-01"),
@@ -151,6 +152,8 @@ def test_answers_that_are_not(spec: FieldSpec, typed: str, words: str) -> None:
         ({"decimals": 2}, "`decimals` is for number"),
         ({"min": 1}, "`min` and `max` are for number and date"),
         ({"type": "number", "min": "x"}, "`min` and `max` are numbers"),
+        ({"type": "number", "min": "1_000"}, "`min` and `max` are numbers"),
+        ({"type": "date", "min": "2026-W01"}, "written 2026-11-23"),
         ({"type": "number", "min": "inf"}, "`min` and `max` are numbers"),
         ({"type": "number", "min": 3, "max": 2}, "`min` is above `max`"),
         ({"type": "date", "min": "23.11.2026"}, "written 2026-11-23"),
@@ -309,3 +312,11 @@ async def test_a_json_client_sees_what_each_field_takes() -> None:
     assert (phone.pattern, phone.max_length, phone.help, phone.autocomplete) == (r"\+?[0-9 ]+", 20, "With the country.", "tel")
     assert [(c.value, c.label) for c in plan.choices or ()] == [("small", "small"), ("large", "Large, for teams")]
     assert (age.min, age.max, age.inputmode) == ("18", "120", "numeric")
+
+
+@pytest.mark.parametrize("typed", ["0.000001", "123456789012345.67", "-0.5", "3"])
+async def test_a_number_that_was_taken_still_fits_when_it_is_looked_at_again(typed: str) -> None:
+    world = World()
+    step = form(world, {"name": "n", "label": "N", "type": "number", "decimals": 6, "required": True})
+    assert isinstance(await sent(world, step, {"n": typed}), Passed)
+    assert await step.already(world.context().subject, world.now) is not None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import date
-from decimal import Decimal, InvalidOperation
-from typing import Any, Literal
+from decimal import Decimal
+from typing import Annotated, Any, Literal
 
 import re2
+from pydantic import BeforeValidator, WithJsonSchema, field_validator, model_validator
 from pydantic import Field as Setting
-from pydantic import field_validator, model_validator
 
 from gateway.flow.step import Choice
 from gateway.spec.base import Bool, Int, RecordType, Spec
@@ -25,6 +26,17 @@ ALL = 20_000
 """Characters that the fields of one form may hold together: an answer is at most 64 KiB, and a letter up to 9 bytes of it."""
 CLAIMED = 200
 """Characters that go into claims: they stand in every pass, and a cookie is small."""
+
+
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,15}(?:\.[0-9]{1,9})?")
+
+
+def _written(value: object) -> object:
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Bound = Annotated[str, BeforeValidator(_written), WithJsonSchema({"type": ["string", "number"]})]
 
 
 class ChoiceSpec(Spec):
@@ -48,19 +60,14 @@ class FieldSpec(Spec):
     mistake: str | None = Setting(None, min_length=1, max_length=300, description="What is said of a text that does not match `pattern`.")
     choices: tuple[str | ChoiceSpec, ...] = Setting((), max_length=300, description="Of `select` and `radio`: values, or `{value, label}`.")
     max_length: Int | None = Setting(None, ge=1, le=ALL, description="Characters at most; 200, or what suits the type, unless set.")
-    min: str | None = Setting(None, description="Least number, or earliest date.")
-    max: str | None = Setting(None, description="Largest number, or latest date.")
+    min: Bound | None = Setting(None, description="Least number, or earliest date.")
+    max: Bound | None = Setting(None, description="Largest number, or latest date.")
     decimals: Int = Setting(0, ge=0, le=6, description="Digits behind the point of a `number`.")
     autocomplete: str | None = Setting(
         None,
         pattern=r"^[a-z][a-z0-9 -]{0,99}$",
         description="What browsers may fill in, by the words of HTML: `tel`, `bday`, `street-address`.",
     )
-
-    @field_validator("min", "max", mode="before")
-    @classmethod
-    def _written(cls, value: object) -> object:
-        return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
     @field_validator("pattern")
     @classmethod
@@ -139,12 +146,16 @@ class FormConfig(Spec):
         for claim, name in self.claims.items():
             if name not in names:
                 raise ValueError(f'the claim "{claim}" is of no field here; there are {", ".join(names)}')
-        claimed = [field for field in self.fields if field.name in self.claims.values()]
-        if sum(field.longest for field in claimed) > CLAIMED:
+        if self.claimed > CLAIMED:
             raise ValueError(
                 f"the fields that go into claims may hold {CLAIMED} characters together, for they stand in a cookie; set their `max_length`"
             )
         return self
+
+    @property
+    def claimed(self) -> int:
+        """Characters that its claims may put into a pass."""
+        return sum(field.longest for field in self.fields if field.name in self.claims.values())
 
     @property
     def needs_subject(self) -> bool:
@@ -171,13 +182,7 @@ def expression(pattern: str) -> Any:
 
 
 def comparable(kind: str, text: str) -> Any:
-    """A number or a date. Raises ValueError."""
-    if kind == "date":
-        return date.fromisoformat(text)
-    try:
-        found = Decimal(text)
-    except InvalidOperation:
-        raise ValueError("no number") from None
-    if not found.is_finite():
-        raise ValueError("no number")
-    return found
+    """A number or a date, as people write them; both libraries know more spellings. Raises ValueError."""
+    if not (_DATE if kind == "date" else _NUMBER).fullmatch(text):
+        raise ValueError("no number, or no date")
+    return date.fromisoformat(text) if kind == "date" else Decimal(text)
