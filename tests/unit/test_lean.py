@@ -8,9 +8,6 @@ import sys
 import pytest
 
 SELDOM = {
-    ,
-    ,
-}  # fmt: skip
     "alembic",
     "markdown_it",
     "mdurl",
