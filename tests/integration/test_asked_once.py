@@ -148,6 +148,8 @@ class TestConsent:
         assert refused.status == 422
         assert "There is a newer text" in refused.text
         assert "<h1>Other terms</h1>" in refused.text
+        stale = await browser.post(page, {**form, "sha256": shown.hidden("sha256")})  # a tab that still shows the old text
+        assert stale.status == 422
         assert (await browser.post(page, form, follow=True)).url.path == "/account"
 
     async def test_refusing_ends_it_with_a_way_on_and_nothing_is_resumed(self, gateway: Running) -> None:

@@ -210,7 +210,15 @@ async def test_only_what_was_shown_can_be_accepted() -> None:
     changed = await step(world, b"# Other").answer(world.later(look, view.memory), {"accept": "yes"})
     assert isinstance(changed, Refused)
     assert changed.code == "changed"
+    # Another tab was shown the newer text; this one still shows the older.
+    newer = step(world, b"# Other")
+    later = await newer.begin(look)
+    older_tab = await newer.answer(world.later(look, later.memory), {"accept": "yes", "sha256": str(view.data["sha256"])})
+    assert isinstance(older_tab, Refused)
+    assert older_tab.code == "changed"
     assert await step(world).already(look.subject, world.now) is None
+    form = {"accept": "yes", "sha256": str(later.data["sha256"])}
+    assert isinstance(await newer.answer(world.later(look, later.memory), form), Passed)
 
 
 @pytest.mark.parametrize("to", ["", "/goodbye", "https://example.com/bye"])

@@ -74,7 +74,8 @@ class Consent:
             return self._refused(context, code, "Please accept, or do not accept.", "neither yes nor no", "accept")
         if config.needs_subject and not context.subject.known:
             return self._refused(context, "no_subject", "Please sign in first.", "nobody to keep it for")
-        if context.memory.get("sha256") != document.sha256:
+        # A page says which text it shows: another tab may have been shown a newer one meanwhile.
+        if {context.memory.get("sha256"), text(form, "sha256") or document.sha256} != {document.sha256}:
             public = "There is a newer text than the one that you were shown. Please read it, and answer once more."
             return self._refused(context, "changed", public, "another text was shown")
         what = f"version {config.version}, sha256 {document.sha256}"
