@@ -3,8 +3,8 @@
 The rule for every import of a package that is large, or seldom needed:
 
 * What each gateway needs is imported at the top of the module that uses it, as everywhere.
-* What only some configurations need (hiredis, redis, zxcvbn) is imported by the constructor of what needs it, so at the start or at a
-  reload, never at the first request: where the package is missing, the gateway does not start, or keeps its running configuration.
+* What only some configurations need (hiredis, redis, zxcvbn, markdown_it) is imported by the constructor of what needs it, so at the start
+  or at a reload, never at the first request: where the package is missing, the gateway does not start, or keeps its running configuration.
 * What only some starts need (Alembic, and SQLAlchemy with it) stands in a module of its own, imported where it is due.
 * What a package drags along for its own command line or for pretty printing is left out here.
 

@@ -29,6 +29,7 @@ from gateway.flow.issuer import Issuer
 from gateway.flow.parking import Parking
 from gateway.flow.ports import Mailer
 from gateway.flow.progress import Progress
+from gateway.flow.remembered import Remembered
 from gateway.flow.repository import TICKET_PARAMETER, Transactions
 from gateway.flow.sessions import Sessions
 from gateway.flow.step import Services
@@ -301,11 +302,13 @@ class GatewayApp:
             keyring=lambda: self.keyring, vault=self.vault, entropy=self.entropy, spec=spec.tokens, steps=lambda: self.live.ruleset.steps
         )
         self.passes = PassCookies(self.issuer, spec.passes)
+        remembered = Remembered(lambda: self.live.steps)
         self.gate = Gate(
             ruleset=lambda: self.live.ruleset,
             identity=lambda: self.live.identity,
             vault=self.vault,
             revocations=self.feed,
+            records=remembered,
             spec=spec.passes,
         )
         self.door = Door(self.transactions, self.guessing, self.gate)
@@ -379,7 +382,7 @@ class GatewayApp:
             entrance=entrance, paths=paths, gate=self.gate,
             door=self.door, transactions=self.transactions, suspender=suspender, tickets=self.tickets, relay=relay, answers=answers,
             own_pages=self.site.handle, trail=self.trail, entropy=self.entropy, guessing=self.guessing, clock=self.clock,
-            limits=spec.limits, rules=lambda: self.live.rules, anew=anew,
+            limits=spec.limits, rules=lambda: self.live.rules, anew=anew, remembered=remembered,
         )  # fmt: skip
         premises = self._premises = Premises(
             origins=spec.public_url, trusted=self._trusted, prefix=spec.prefix.encode("ascii"),

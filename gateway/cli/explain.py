@@ -7,7 +7,7 @@ import json
 import re
 import time
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,8 +25,8 @@ from gateway.policy.explain import explain as explain_request
 from gateway.policy.facts import Body, Facts
 from gateway.settings.load import Loaded
 from gateway.settings.mistakes import nearest
-from gateway.settings.registry import IdentityConfig
-from gateway.spec.base import format_duration, parse_duration
+from gateway.settings.registry import IdentityConfig, KeepsRecord
+from gateway.spec.base import RecordType, format_duration, parse_duration
 from gateway.wire.forwarding import origin_of
 from gateway.wire.head import RequestHead
 from gateway.wire.headers import METHODS
@@ -51,6 +51,7 @@ class Asking:
     data: str | None
     passed: tuple[str, ...]
     at: str | None
+    records: tuple[str, ...]
 
 
 @click.command()
@@ -61,6 +62,12 @@ class Asking:
 @click.option("--header", metavar="'NAME: VALUE'", multiple=True, help="A request header.")
 @click.option("--data", metavar="BODY", help="The request's body; a form unless a Content-Type header says otherwise.")
 @click.option("--passed", metavar="STEP=AGE", multiple=True, help="A step that was passed that long ago, for example code=2m.")
+@click.option(
+    "--record",
+    metavar="STEP.NAME=VALUE",
+    multiple=True,
+    help="What a record of the user holds, for example terms.version=2026-11; STEP=none for no record.",
+)
 @click.option("--at", metavar="TIME", help="Judge at this time (ISO 8601; local time unless it names a zone); now unless given.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.argument("method")
@@ -94,6 +101,7 @@ def explain(config: Path, *, as_json: bool, **given: Any) -> None:
         given["data"],
         given["passed"],
         given["at"],
+        given["record"],
     )
     try:
         now = _time(asking.at)
@@ -110,13 +118,13 @@ def explain(config: Path, *, as_json: bool, **given: Any) -> None:
 # -- what was asked ------------------------------------------------------------------------------------------------------
 
 
-def _time(text: str | None) -> float:
+def _time(text: str | None, option: str = "--at") -> float:
     if text is None:
         return time.time()
     try:
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError):
-        raise ValueError(f"--at {text!r}: write a time as 2026-11-23T08:30 or 2026-11-23T08:30:00+01:00") from None
+        raise ValueError(f"{option} {text!r}: write a time as 2026-11-23T08:30 or 2026-11-23T08:30:00+01:00") from None
 
 
 def _head(loaded: Loaded, asking: Asking) -> RequestHead:
@@ -183,7 +191,7 @@ def _facts(loaded: Loaded, head: RequestHead, asking: Asking, now: float) -> Fac
     for name, age in (_pair(p, "--passed", "STEP=AGE") for p in asking.passed):
         if name not in loaded.steps:
             raise ValueError(f'--passed {name}={age}: no step named "{name}"{nearest(name, list(loaded.steps))}')
-        proofs[name] = Proof(name, now - _age(loaded, name, age))
+        proofs[name] = Proof(name, now - _age(loaded, name, age), edition=loaded.ruleset.steps[name].edition)
     body = None
     if asking.data is not None:
         body = parse_body(head.get("content-type"), asking.data.encode(), loaded.spec.limits.condition_body)
@@ -191,7 +199,45 @@ def _facts(loaded: Loaded, head: RequestHead, asking: Asking, now: float) -> Fac
         body = Body()
     subject, held = _subject(loaded, head, asking)
     issued = min((proof.at for proof in proofs.values()), default=now) if proofs or held else None
-    return Facts(subject=subject, proofs=proofs, body=body, pass_issued=issued)
+    return Facts(subject=subject, proofs=proofs, body=body, records=_records(loaded, asking, subject), pass_issued=issued)
+
+
+def _records(loaded: Loaded, asking: Asking, subject: Subject) -> dict[str, Any]:
+    """By step. Nobody has records, as in the gateway; a field that is not given is null."""
+    kept = {name: config.record_fields for name, config in loaded.steps.items() if isinstance(config, KeepsRecord)}
+    found: dict[str, Any] = {} if subject.known else dict.fromkeys(kept)
+    for text in asking.records:
+        named, value = _pair(text, "--record", "STEP.NAME=VALUE, or STEP=none")
+        # A name of a step may hold dots, that of an entry may not.
+        step, dot, entry = (named, "", "") if named in kept else named.rpartition(".")
+        if step not in kept:
+            raise ValueError(f'--record {text}: no step that keeps a record is named "{step}"{nearest(step, list(kept))}')
+        if not subject.known:
+            raise ValueError("--record: nobody has no records; say whose by --user")
+        if not dot:
+            if value != "none":
+                raise ValueError(f"--record {text}: write {step}.NAME=VALUE, or {step}=none")
+            found[step] = None
+            continue
+        if entry not in kept[step]:
+            raise ValueError(f'--record {text}: record.{step} has no "{entry}"{nearest(entry, list(kept[step]))}')
+        held = found.get(step) or dict.fromkeys(kept[step])
+        found[step] = {**held, entry: _recorded(kept[step][entry], text, value)}
+    return found
+
+
+def _recorded(kind: RecordType, given: str, value: str) -> Any:
+    """What stands behind `=`, as the gateway would have it."""
+    match kind:
+        case "text":
+            return value
+        case "time":
+            return datetime.fromtimestamp(_time(value, f"--record {given}"), UTC)
+        case "number" | "boolean":
+            found = _scalar(value)
+            if isinstance(found, str) or isinstance(found, bool) is not (kind == "boolean"):
+                raise ValueError(f"--record {given}: write {'a number' if kind == 'number' else 'true or false'}")
+            return found
 
 
 def _age(loaded: Loaded, name: str, text: str) -> float:
@@ -259,7 +305,9 @@ def _words(decision: Decision) -> str:
         case Deny():
             return f"deny {decision.status} by {decision.rule or 'the gateway'}: {decision.public}"
         case Need():
-            return "unknown: the request's body decides; give it with --data"
+            lacks = ["the request's body decides; give it with --data"] if decision.body else []
+            lacks += [f"the record {name} decides; give it with --record" for name in sorted(decision.records)]
+            return "unknown: " + "; ".join(lacks)
 
 
 def _how_old(max_age: float | str) -> str:

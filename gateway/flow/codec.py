@@ -72,7 +72,14 @@ def decode_request(data: bytes) -> StoredRequest:
 
 
 def _proof(proof: Proof | None) -> list[Any] | None:
-    return None if proof is None else [proof.step, proof.at, list(proof.amr)]
+    return None if proof is None else [proof.step, proof.at, list(proof.amr), proof.edition]
+
+
+def _read_proof(value: list[Any] | None) -> Proof | None:
+    if value is None:
+        return None
+    step, at, amr, *edition = value  # no edition: of a gateway that knew of none
+    return Proof(step, at, tuple(amr), *edition)
 
 
 def encode(transaction: Transaction) -> bytes:
@@ -82,7 +89,7 @@ def encode(transaction: Transaction) -> bytes:
         "kind": t.kind, "replay": t.replay, "created": t.created, "expires": t.expires, "address": t.address, "rules": list(t.rules),
         "tasks": [
             {"step": k.step, "max_age": k.max_age, "rules": list(k.rules), "passed": _proof(k.passed), "memory": dict(k.memory),
-             "attempts": k.attempts, "blocked_until": k.blocked_until, "url": k.url, "counts": k.counts}
+             "attempts": k.attempts, "blocked_until": k.blocked_until, "url": k.url, "counts": k.counts, "silent": k.silent}
             for k in t.tasks
         ],
         "status": t.status.value, "subject": [t.subject.id, dict(t.subject.claims), t.subject.source], "awaits_login": t.awaits_login,
@@ -100,12 +107,13 @@ def decode(data: bytes) -> Transaction:
             step=k["step"],
             max_age=k["max_age"],
             rules=tuple(k["rules"]),
-            passed=None if k["passed"] is None else Proof(k["passed"][0], k["passed"][1], tuple(k["passed"][2])),
+            passed=_read_proof(k["passed"]),
             memory=k["memory"],
             attempts=k["attempts"],
             blocked_until=k["blocked_until"],
             url=k.get("url", ""),
             counts=k.get("counts", True),
+            silent=k.get("silent", False),
         )
         for k in v.pop("tasks")
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.errors import StoreUnavailable
 from gateway.flow.identity import Identified, Identity
@@ -22,7 +22,7 @@ from gateway.spec.sections import PassSpec
 from gateway.tokens.passes import Pass, read_pass
 from gateway.wire.cookies import parse_cookies, pass_cookie
 from gateway.wire.head import RequestHead
-from gateway.wire.subject import NOBODY, Proof
+from gateway.wire.subject import NOBODY, Proof, Subject
 
 FEED_MAX_AGE = 5.0  # design.md 7.1: older than this, a revocation may have been missed
 MOST_CACHED = 4096
@@ -39,6 +39,11 @@ class Revocations(Protocol):
         """Seconds since the feed was last read in full."""
 
 
+class RecordReader(Protocol):
+    async def records(self, names: frozenset[str], subject: Subject) -> Mapping[str, Any]:
+        """Facts.records for these names. Raises nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Judged:
     """A decision and what it was made from."""
@@ -51,12 +56,14 @@ class Judged:
 
 class Gate:
     def __init__(
-        self, *, ruleset: Callable[[], Ruleset], identity: Callable[[], Identity], vault: Vault, revocations: Revocations, spec: PassSpec
-    ) -> None:
+        self, *, ruleset: Callable[[], Ruleset], identity: Callable[[], Identity], vault: Vault, revocations: Revocations,
+        records: RecordReader, spec: PassSpec,
+    ) -> None:  # fmt: skip
         self._ruleset = ruleset
         self._identity = identity
         self._vault = vault
         self._revocations = revocations
+        self._records = records
         self._spec = spec
         self._passes: OrderedDict[tuple[str, str], Pass] = OrderedDict()
 
@@ -108,33 +115,44 @@ class Gate:
         self, head: RequestHead, now: float, read_body: BodyReader, *, identified: Identified | None = None,
         granted: Mapping[str, Proof] | None = None, protocol: str = "http",
     ) -> Judged:  # fmt: skip
-        """The decision for a request. Raises StoreUnavailable where it relied on a pass that may have been revoked.
+        """The decision for a request. Raises StoreUnavailable where it relied on a pass that may have been revoked, or on a record that
+        cannot be read.
 
         identified: who it is judged for, worked out from `head` unless given.
         """
         chosen = route(head, self._ruleset())
         identified = identified or await self.identify(head, chosen.upstream if chosen else "", now)
         judged = self.judge_known(head, now, identified, granted=granted, protocol=protocol)
-        if isinstance(judged.decision, Need):
-            judged = self.judge_known(head, now, identified, body=await read_body(), granted=granted, protocol=protocol)
+        body: Body | BodyUnavailable | None = None
+        records: dict[str, Any] = {}
+        while isinstance(need := judged.decision, Need):
+            # What one rule needs may come to light when another has what it needs; nothing is gathered twice.
+            if need.body:
+                body = await read_body()
+            if need.records:
+                records |= await self._records.records(need.records, identified.subject)
+            judged = self.judge_known(head, now, identified, body=body, records=records, granted=granted, protocol=protocol)
         return judged
 
     def judge_known(
         self, head: RequestHead, now: float, identified: Identified, *, body: Body | BodyUnavailable | None = None,
-        granted: Mapping[str, Proof] | None = None, protocol: str = "http",
+        records: Mapping[str, Any] | None = None, granted: Mapping[str, Proof] | None = None, protocol: str = "http",
     ) -> Judged:  # fmt: skip
-        """`judge` where it is known who it is for: waits for nothing, and may come to a Need where `body` is None. Raises StoreUnavailable
-        as `judge` does."""
+        """`judge` where it is known who it is for: waits for nothing, and comes to a Need where `body` is None or a record is missing and
+        it matters. Raises StoreUnavailable as `judge` does."""
         ruleset = self._ruleset()
         facts = Facts(
             subject=identified.subject,
             proofs=identified.holder.proofs if identified.holder else {},
             granted=granted or {},
             body=body,
+            records=records or {},
             protocol=protocol,
             pass_issued=identified.holder.issued if identified.holder else None,
         )
         decision = decide(head, facts, ruleset, now)
+        if isinstance(decision, Deny) and decision.away:
+            raise StoreUnavailable(decision.private)
         if (
             isinstance(decision, Allow | Deny)
             and decision.relied_on_pass
@@ -175,8 +193,9 @@ def _matters(decision: Allow | Deny, head: RequestHead, facts: Facts, ruleset: R
     `on_error: allow` does not wait for a store."""
     if isinstance(decision, Deny):
         return True
-    for subject in (NOBODY, facts.subject):
-        match decide(head, replace(facts, subject=subject, proofs={}, pass_issued=None), ruleset, now):
+    nobodys = replace(facts, subject=NOBODY, records=dict.fromkeys(facts.records))
+    for known in (nobodys, facts):
+        match decide(head, replace(known, proofs={}, pass_issued=None), ruleset, now):
             case Allow():
                 continue
             case StepUp(rules=names) if all(rule.on_error == "allow" for rule in ruleset.rules if rule.name in names):

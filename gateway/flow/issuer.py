@@ -13,7 +13,7 @@ from gateway.spec.sections import TokensSpec
 from gateway.tokens.keys import Keyring
 from gateway.tokens.passes import Pass, sign_pass
 from gateway.tokens.signer import TokenKind, sign
-from gateway.wire.subject import Proof, Subject
+from gateway.wire.subject import Proof, Scalar, Subject
 
 MOST_CACHED = 4096
 
@@ -70,7 +70,11 @@ class Issuer:
         """An upstream token, and until when (seconds since the epoch) it may be sent."""
         sid = holder.sid if holder else ""
         kid = self._keyring().signing[0].kid  # after a rotation nothing more is sent that the old key signed
-        key = (sid, subject.id, f"{kid} {origin} {upstream} {','.join(sorted(proofs))}", max((p.at for p in proofs.values()), default=0.0))
+        results = self._results(holder, proofs)
+        # `repr` tells 1 from true and from "1".
+        told = "".join(f" {name}={value!r}" for name, value in sorted(results.items()))
+        named = f"{kid} {origin} {upstream} {','.join(sorted(proofs))}{told}"
+        key = (sid, subject.id, named, max((p.at for p in proofs.values()), default=0.0))
         kept = self._kept.get(key)
         if holder is not None and kept is not None and now < kept[1]:
             return kept
@@ -81,12 +85,19 @@ class Issuer:
             "jti": self._entropy.token()[:22],
             "sid": sid,
             **authentication(proofs, self._steps()),
+            **({"results": results} if results else {}),
         }
         token = sign(TokenKind.UPSTREAM, claims, keyring=self._keyring(), now=now, ttl=self._spec.upstream_ttl)
         self._kept[key] = token, now + self._spec.upstream_ttl * 2 / 3
         if len(self._kept) > MOST_CACHED:
             self._kept.popitem(last=False)
         return self._kept[key]
+
+    def _results(self, holder: Pass | None, proofs: Mapping[str, Proof]) -> dict[str, Scalar]:
+        """What the steps that were proved have set, as the pass holds it."""
+        steps = self._steps()
+        names = {claim for step in proofs if step in steps for claim in steps[step].claims}
+        return {} if holder is None else {name: value for name, value in holder.subject.claims.items() if name in names}
 
     def new_sid(self) -> str:
         """128 random bits, base64url."""

@@ -6,6 +6,7 @@ parallel are no more guesses than one: the others learn nothing.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import ceil
@@ -15,21 +16,24 @@ from gateway.errors import Conflict
 from gateway.flow.away import OWN, Arrival, OwnRedirect, Whereabouts, anew_key
 from gateway.flow.guessing import Guessing
 from gateway.flow.ports import Write
+from gateway.flow.remembered import good_for
 from gateway.flow.repository import Found, Transactions
-from gateway.flow.step import Again, Away, Context, Failed, Passed, Refused, Step, View, Waiting
+from gateway.flow.step import Again, Away, Context, Declined, Failed, Passed, Refused, Remembers, Step, View, Waiting
 from gateway.flow.transaction import CONFIRM, Event, Status, Task, Transaction, delay_after, move, pass_task, with_task
 from gateway.tokens.passes import Pass
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What was wrong with an answer, as pages and JSON show it. action: what was asked for instead of an answer, and has to wait."""
+    """What was wrong with an answer, as pages and JSON show it. action: what was asked for instead of an answer, and has to wait. errors:
+    by field, where several can be told at once."""
 
     code: str
     message: str
     field: str | None = None
     retry_after: int | None = None
     action: str | None = None
+    errors: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +70,17 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """The transaction stands elsewhere now: another step, READY, or ended. outcome: "passed", "cancelled", "failed" or "" for neither.
+    """The transaction stands elsewhere now: another step, READY, or ended. outcome: "passed", "cancelled", "declined", "failed" or "" for
+    none of them.
 
-    passed: the outcome of the step that was just passed. private: the reason for the log.
+    passed: the outcome of the step that was just passed. private: the reason for the log. to: where saying no leads, "" for a page of ours.
     """
 
     transaction: Transaction
     outcome: str = ""
     passed: Passed | None = None
     private: str = ""
+    to: str = ""
 
 
 Progressed = Showing | Held | Moved
@@ -95,6 +101,33 @@ class Progress:
     def knows(self, transaction: Transaction) -> bool:
         """Every open step is still configured (a reload may have taken one away)."""
         return all(t.step == CONFIRM or t.url or t.step in self._steps() for t in transaction.tasks if t.passed is None)
+
+    async def skip(self, found: Found, now: float) -> tuple[Found, tuple[str, ...]]:
+        """Pass what needs not be asked, because this subject answered it before: the transaction from there on, and the steps passed so.
+        To be called before `show`; afterwards it may be READY."""
+        skipped: list[str] = []
+        while (task := found.transaction.current) is not None and found.transaction.status is Status.PENDING:
+            step = self._steps().get(task.step)
+            if not isinstance(step, Remembers) or task.max_age == "once" or not found.transaction.subject.known:
+                break
+            passed = await step.already(found.transaction.subject, now)
+            if passed is None or not good_for(task.max_age, passed, now):
+                break
+            claims = {**found.transaction.claims, **passed.claims}
+            at = now if passed.at is None else passed.at
+            moved = pass_task(
+                replace(found.transaction, claims=claims), task.step, at=at, amr=passed.amr, edition=passed.edition, silent=True
+            )
+            try:
+                found = Found(moved, await self._transactions.save(moved, found.version, now))
+            except Conflict:
+                again = await self._transactions.load(found.transaction.id, now)
+                if again is None:
+                    break
+                found = again
+            else:
+                skipped.append(task.step)
+        return found, tuple(skipped)
 
     async def show(self, found: Found, look: Look) -> Showing:
         """The open step of a PENDING transaction. A step's new memory is stored."""
@@ -189,6 +222,10 @@ class Progress:
                     failed = move(transaction, Event.REFUSED, reason=outcome.public)
                     await self._transactions.save(failed, found.version, now)
                     return Moved(failed, "failed", private=outcome.private)
+                case Declined():
+                    ended = move(transaction, Event.REFUSED, reason="declined")
+                    await self._transactions.save(ended, found.version, now)
+                    return Moved(ended, "declined", private=outcome.private, to=outcome.to)
                 case _:
                     assert_never(outcome)
         except Conflict:
@@ -203,9 +240,10 @@ class Progress:
             ended = move(transaction, Event.REFUSED, reason="authorize_again")
             await self._transactions.save(ended, found.version, now, along=along)
             return Moved(ended, "passed", outcome)
-        moved = pass_task(transaction, task.step, at=now, amr=outcome.amr, counts=outcome.counts, kept=kept)
+        at = now if outcome.at is None else outcome.at
+        moved = pass_task(transaction, task.step, at=at, amr=outcome.amr, edition=outcome.edition, counts=outcome.counts, kept=kept)
         await self._transactions.save(moved, found.version, now, along=along)
-        return Moved(moved, "passed", outcome)
+        return Moved(moved, "passed", outcome, outcome.private)
 
     async def _refused(self, found: Found, task: Task, outcome: Refused, look: Look, action: str | None) -> Progressed:
         transaction = found.transaction
@@ -227,7 +265,7 @@ class Progress:
         version = await self._transactions.save(changed, found.version, look.now)
         shown = await self.show(Found(changed, version), look)
         retry = max(filter(None, (outcome.retry_after, ceil(wait))), default=None)
-        problem = Problem(outcome.code, outcome.public, outcome.field, retry, action)
+        problem = Problem(outcome.code, outcome.public, outcome.field, retry, action, outcome.errors)
         return replace(shown, error=problem, private=outcome.private)
 
     async def _overtaken(self, transaction: Transaction, task: Task, look: Look) -> Progressed:

@@ -62,15 +62,21 @@ async def rerun(
     return await gate.judge(head, now, body, identified=who, granted=proved(transaction), protocol=REDIRECT_CALLBACK)
 
 
+def base_pass(identified: Identified, *, origin: str, sid: str, now: float) -> Pass:
+    """The pass to add a proof to: the one that speaks for this request, or a new one named `sid`."""
+    base = identified.holder or Pass(sid=sid, origin=origin, issued=now, seen=now, subject=identified.subject)
+    if identified.holder is None and identified.presented is not None:
+        # Beside a pass that does not speak for this request: the sessions that it vouches for as nobody's are not lost over a captcha.
+        base = replace(base, sessions=tuple(s for s in identified.presented.sessions if not s.bound))
+    return base
+
+
 def enriched(transaction: Transaction, identified: Identified, *, origin: str, sid: str, now: float) -> Pass:
     """The pass after a transaction: the one that speaks for this request, or a new one, with the proofs that may last.
 
     What was asked `once` stays out of it. sid: the name of a new pass, should one be needed.
     """
-    base = identified.holder or Pass(sid=sid, origin=origin, issued=now, seen=now, subject=identified.subject)
-    if identified.holder is None and identified.presented is not None:
-        # Beside a pass that does not speak for this request: the sessions that it vouches for as nobody's are not lost over a captcha.
-        base = replace(base, sessions=tuple(s for s in identified.presented.sessions if not s.bound))
+    base = base_pass(identified, origin=origin, sid=sid, now=now)
     lasting = {t.step: t.passed for t in transaction.tasks if t.passed and t.counts and t.max_age != "once" and t.step != CONFIRM}
     subject = base.subject
     if transaction.claims and subject.known:

@@ -8,9 +8,10 @@ Attempts per transaction, subject and address, and growing delays, are counted b
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from gateway.flow.ports import Entropy, Mailer, PublishedKeys, Records, StateStore, Vault
 from gateway.spec.base import Spec
@@ -71,8 +72,19 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """One of the values that a field takes, and how it is called."""
+
+    value: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
 class Field:
-    """A field of a step's form, as JSON clients and pages see it."""
+    """A field of a step's form, as JSON clients and pages see it. type: as of HTML's `input`, or `textarea`, `select`, `radio`.
+
+    choices: of `select` and `radio`. value: what is known, or was typed before ("yes" for a ticked box). pattern: RE2, of the whole value.
+    """
 
     name: str
     type: str
@@ -81,6 +93,13 @@ class Field:
     autocomplete: str | None = None
     inputmode: str | None = None
     help: str | None = None
+    choices: tuple[Choice, ...] | None = None
+    value: str | None = None
+    pattern: str | None = None
+    max_length: int | None = None
+    min: str | None = None
+    max: str | None = None
+    step: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +125,7 @@ class View:
     title: why the user is here, in one sentence. lead: what happens next. actions: values of `action` that the
     step takes beside an answer ("resend", "use:email"); each with its label. notice: something that just went well.
     away: the browser is sent there instead of being shown a page.
+    next_origins: where an answer may lead by redirect, beside ourselves and the application.
     """
 
     title: str
@@ -117,24 +137,31 @@ class View:
     actions: tuple[tuple[str, str], ...] = ()
     notice: str | None = None
     away: Away | None = None
+    next_origins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Passed:
     """Done. `amr`: RFC 8176 values. `claims`: results that override the subject's claims and go into tokens.
     `set_cookies`: Set-Cookie values of the application that the browser must get. `then`: what follows. `counts`: it is proved;
-    False: the browser came back, and the rules, run again, say whether that is enough."""
+    False: the browser came back, and the rules, run again, say whether that is enough.
+    `at`: when it was done, where that was not now. `edition`: what was asked (see policy.model.StepInfo). `private`: what the audit trail
+    says of it."""
 
     amr: tuple[str, ...]
     claims: Mapping[str, Scalar] = field(default_factory=dict)
     set_cookies: tuple[bytes, ...] = ()
     then: Literal["continue", "authorize_again"] = "continue"
     counts: bool = True
+    at: float | None = None
+    edition: str = ""
+    private: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Not this time. `counts`: a guess that counts against the bounds (an empty form or an outage does not)."""
+    """Not this time. `counts`: a guess that counts against the bounds (an empty form or an outage does not, nor what proves nothing).
+    `errors`: what is wrong with each field, where that can be said of several at once; `field` and `public` are the first."""
 
     code: str
     public: str
@@ -143,6 +170,7 @@ class Refused:
     field: str | None = None
     retry_after: int | None = None
     counts: bool = True
+    errors: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +189,15 @@ class Failed:
     private: str
 
 
-Outcome = Passed | Refused | Again | Failed
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """The user said no: nothing is sent. to: where that leads (a path, or a URL of the settings), "" for a page of ours."""
+
+    private: str
+    to: str = ""
+
+
+Outcome = Passed | Refused | Again | Failed | Declined
 
 
 class Step(Protocol):
@@ -186,3 +222,20 @@ class Step(Protocol):
 
     async def answer(self, context: Context, form: Mapping[str, str]) -> Outcome:
         """`form` holds the submitted fields, each name once; `action` too where one was pressed (never "cancel")."""
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """What a step offers beside the above that asks once, and not at every login."""
+
+    async def already(self, subject: Subject, now: float) -> Passed | None:
+        """What makes asking unnecessary: the answer that this subject gave before, with `at`, if it is still good. Shows nothing, changes
+        nothing. May raise StoreUnavailable."""
+
+
+@runtime_checkable
+class Keeps(Protocol):
+    """What a step offers beside the above that keeps a record which conditions can look at."""
+
+    async def record(self, subject: Subject) -> Mapping[str, Any] | None:
+        """`record.<step>` of a known subject: scalars and times (UTC) by name; None where there is none. May raise StoreUnavailable."""

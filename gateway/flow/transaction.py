@@ -68,6 +68,7 @@ class Task:
 
     url: where a rule function sends the browser by itself; then `step` is "@" and the rule's name, which no configured step has.
     counts: it was proved. False: the browser came back from a page of others, and the rules, run again, must say whether that was enough.
+    silent: passed without being shown, by an answer given before.
     """
 
     step: str
@@ -79,6 +80,7 @@ class Task:
     blocked_until: float = 0.0
     url: str = ""
     counts: bool = True
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +166,13 @@ def with_task(transaction: Transaction, task: Task) -> Transaction:
 
 
 def pass_task(
-    transaction: Transaction, step: str, *, at: float, amr: tuple[str, ...], counts: bool = True, kept: Mapping[str, Any] | None = None
-) -> Transaction:
+    transaction: Transaction, step: str, *, at: float, amr: tuple[str, ...], edition: str = "", silent: bool = False, counts: bool = True,
+    kept: Mapping[str, Any] | None = None,
+) -> Transaction:  # fmt: skip
     """Mark a step as done; READY when it was the last one. counts: it is proved. kept: what is remembered of it, for the rules."""
     task = next(t for t in transaction.tasks if t.step == step)
-    done = with_task(transaction, replace(task, passed=Proof(step, at, amr), memory=kept or {}, counts=counts))
+    passed = Proof(step, at, amr, edition)
+    done = with_task(transaction, replace(task, passed=passed, memory=kept or {}, counts=counts, silent=silent))
     return move(done, Event.STEP_PASSED if done.current else Event.LAST_PASSED)
 
 

@@ -20,6 +20,7 @@ from gateway.flow.asked import Asked
 from gateway.flow.gate import BodyReader, Gate, Judged
 from gateway.flow.guessing import Guessing
 from gateway.flow.ports import Entropy
+from gateway.flow.remembered import Remembered, proofs_of, with_proofs
 from gateway.flow.repository import TICKET_PARAMETER, Transactions
 from gateway.flow.rerun import proved
 from gateway.flow.trail import Trail
@@ -57,7 +58,7 @@ class SlowLane:
     def __init__(
         self, *, entrance: Entrance, paths: Paths, gate: Gate, door: Door, transactions: Transactions, suspender: Suspender,
         tickets: Tickets, relay: Relay, answers: Answers, own_pages: OwnPages, trail: Trail, entropy: Entropy, guessing: Guessing,
-        clock: Callable[[], float], limits: LimitsSpec, rules: Callable[[], Mapping[str, Rule]], anew: Anew,
+        clock: Callable[[], float], limits: LimitsSpec, rules: Callable[[], Mapping[str, Rule]], anew: Anew, remembered: Remembered,
     ) -> None:  # fmt: skip
         self._entrance = entrance
         self._paths = paths
@@ -76,6 +77,7 @@ class SlowLane:
         self._limits = limits
         self._rules = rules
         self._anew = anew
+        self._remembered = remembered
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request, whatever happens."""
@@ -172,7 +174,7 @@ class SlowLane:
         self, asked: Asked, judged: Judged, decision: StepUp, incoming: ClientBody, read_body: BodyReader, let_pass: LetPass
     ) -> web.StreamResponse:
         try:
-            granted = await self._grant(asked, judged, decision, read_body)
+            granted = await self._grant(asked, judged, decision, read_body) or await self._remember(asked, judged, decision, read_body)
             if granted is not None:
                 return await let_pass(granted[0], granted[1].steps, gated=True)
             source = self._relay.source(judged)
@@ -204,6 +206,21 @@ class SlowLane:
             await self._transactions.save(move(transaction, Event.REISSUED), visit.found.version, asked.now)
         except Conflict:
             return None
+        self._log(asked, again)
+        return again, again.decision
+
+    async def _remember(self, asked: Asked, judged: Judged, decision: StepUp, read_body: BodyReader) -> tuple[Judged, Allow] | None:
+        """All that is asked was answered before, by this very subject: there is nothing to suspend for. The pass is told of it."""
+        if decision.login or (already := await self._remembered.already(decision.asked, judged.identified.subject, asked.now)) is None:
+            return None
+        known = with_proofs(
+            judged, already, origin=asked.head.origin, sid=self._entropy.token()[:22], now=asked.now, idle=self._gate.spec.idle
+        )
+        proofs = proofs_of(already, asked.now)
+        again = await self._gate.judge(asked.head, asked.now, read_body, identified=known.identified, granted=proofs)
+        if not isinstance(again.decision, Allow):
+            return None
+        self._trail.event("remembered", request_id=asked.request_id, steps=",".join(already), subject=judged.identified.subject.id)
         self._log(asked, again)
         return again, again.decision
 

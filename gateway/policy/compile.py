@@ -40,12 +40,13 @@ def compile_rules(
     steps: Mapping[str, StepInfo],
     logins: Sequence[LoginPaths] = (),
     claims: frozenset[str] = frozenset(),
-    records: frozenset[str] | None = None,
+    records: Mapping[str, frozenset[str] | None] | None = None,
     version: str = "",
 ) -> Ruleset | tuple[Problem, ...]:
     """Compile well-shaped specs, or say everything that is wrong with them, in their order.
 
-    upstreams: name to whether it ignores case. claims: what any identity source declares. records: names of records, None = not known here.
+    upstreams: name to whether it ignores case. claims: what any identity source declares. records: names of records, each with the names of
+    its entries; None = not known here, any will do.
     Without routes, a single upstream serves everything.
     """
     compiler = _Compiler(frozenset(upstreams), frozenset(steps), claims, records)
@@ -70,7 +71,13 @@ def compile_rules(
 class _Compiler:
     """Collects problems on the way; what is compiled is of use only if there are none."""
 
-    def __init__(self, upstreams: frozenset[str], steps: frozenset[str], claims: frozenset[str], records: frozenset[str] | None) -> None:
+    def __init__(
+        self,
+        upstreams: frozenset[str],
+        steps: frozenset[str],
+        claims: frozenset[str],
+        records: Mapping[str, frozenset[str] | None] | None,
+    ) -> None:
         self.upstreams = upstreams
         self.steps = steps
         self.claims = claims

@@ -47,9 +47,10 @@ class Unknown:
 
 @dataclass(frozen=True, slots=True)
 class Faulty:
-    """Its condition cannot be evaluated and `on_error` is `deny`: the request is refused."""
+    """Its condition cannot be evaluated and `on_error` is `deny`: the request is refused. away: for want of a store."""
 
     reason: str
+    away: bool = False
 
 
 Verdict = Hit | Miss | Unknown | Faulty
@@ -129,8 +130,8 @@ def run(rules: Iterable[Rule], view: View, facts: Facts, ruleset: Ruleset, now: 
                 if not isinstance(rule.effect, Require):
                     break  # whether the run ends here is open
                 continue
-            case Faulty(reason):
-                return _fault(rule, reason, collected)
+            case Faulty(reason, away):
+                return _fault(rule, reason, collected, away=away)
             case Hit():
                 collected.hits(rule)
             case _:
@@ -138,7 +139,7 @@ def run(rules: Iterable[Rule], view: View, facts: Facts, ruleset: Ruleset, now: 
         match rule.effect:
             case Require():
                 for step in askable(rule, view, facts, ruleset):
-                    if proved(step, rule.max_age, facts, now):
+                    if proved(step, rule.max_age, facts, now, ruleset.steps[step].edition):
                         collected.proved[step] = None
                     else:
                         collected.asked[step] = _merged(collected.asked.get(step), step, rule)
@@ -172,7 +173,7 @@ def judge(rule: Rule, view: View, facts: Facts, ruleset: Ruleset, now: float) ->
     steps = askable(rule, view, facts, ruleset)
     if not steps:
         return Miss("login")
-    if not isinstance(verdict, Hit) and all(proved(step, rule.max_age, facts, now) for step in steps):
+    if not isinstance(verdict, Hit) and all(proved(step, rule.max_age, facts, now, ruleset.steps[step].edition) for step in steps):
         return Hit(assumed="its steps are proved, so its condition does not matter")
     return verdict
 
@@ -200,12 +201,12 @@ def _judge(rule: Rule, view: View, facts: Facts, now: float) -> Verdict:
             return BODY if unread else HIT
         case Lacks(need):
             return Unknown(Need(body=need.body or unread, records=need.records))
-        case Broken(reason):
+        case Broken(reason, away):
             if unread:
                 return BODY
             match rule.on_error:
                 case "deny":
-                    return Faulty(reason)
+                    return Faulty(reason, away)
                 case "require":
                     return Hit(assumed=reason)
                 case "skip" | "allow":
@@ -214,12 +215,13 @@ def _judge(rule: Rule, view: View, facts: Facts, now: float) -> Verdict:
             assert_never(outcome)
 
 
-def proved(step: str, max_age: MaxAge, facts: Facts, now: float) -> Proof | None:
-    """The proof that makes asking unnecessary: of the transaction being resumed, or one in the pass that is young enough."""
+def proved(step: str, max_age: MaxAge, facts: Facts, now: float, edition: str = "") -> Proof | None:
+    """The proof that makes asking unnecessary: of the transaction being resumed, or one in the pass that is young enough and of the edition
+    that is asked now."""
     if granted := facts.granted.get(step):
         return granted
     proof = facts.proofs.get(step)
-    if proof is None or max_age == "once":
+    if proof is None or max_age == "once" or proof.edition != edition:
         return None
     return proof if max_age == "session" or now - proof.at < max_age else None
 
@@ -257,7 +259,12 @@ def _relies(rule: Rule, verdict: Verdict, facts: Facts) -> bool:
         case Miss("who"):
             return True
         case _:
-            return rule.who != "any" or (rule.when is not None and not rule.when.uses.isdisjoint({"subject", "pass"}))
+            return rule.who != "any" or (rule.when is not None and any(_of_somebody(use) for use in rule.when.uses))
+
+
+def _of_somebody(use: str) -> bool:
+    """A condition that looks at this looks at who it is, or at what they did."""
+    return use in ("subject", "pass") or use.startswith("record:")
 
 
 def _merged(earlier: Asked | None, step: str, rule: Rule) -> Asked:
@@ -277,6 +284,7 @@ def _seconds(max_age: MaxAge) -> float:
             return seconds
 
 
-def _fault(rule: Rule, reason: str, collected: _Collected) -> Deny:
+def _fault(rule: Rule, reason: str, collected: _Collected, *, away: bool) -> Deny:
     private = f"rule {rule.name}: `when` cannot be evaluated ({reason}) and on_error is deny"
-    return Deny(403, "This request could not be checked, so it was refused.", private, rule.name, collected.relied, tuple(collected.shadow))
+    shadow = tuple(collected.shadow)
+    return Deny(403, "This request could not be checked, so it was refused.", private, rule.name, collected.relied, shadow, away)

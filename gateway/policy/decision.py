@@ -56,7 +56,7 @@ class StepUp:
 
 @dataclass(frozen=True, slots=True)
 class Deny:
-    """Refuse it. `public` is for the page, `private` for the log."""
+    """Refuse it. `public` is for the page, `private` for the log. `away`: for want of a store; a later request may fare better."""
 
     status: int
     public: str
@@ -64,6 +64,7 @@ class Deny:
     rule: str
     relied_on_pass: bool = False
     shadow: tuple[Shadow, ...] = ()
+    away: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,7 @@ def _done(rule: Rule, view: View, facts: Facts, ruleset: Ruleset, now: float) ->
         case Require():
             parts = []
             for step in askable(rule, view, facts, ruleset):
-                if proof := proved(step, rule.max_age, facts, now):
+                if proof := proved(step, rule.max_age, facts, now, ruleset.steps[step].edition):
                     parts.append(f"{step} proved {format_duration(round(max(now - proof.at, 1.0)))} ago")
                 else:
                     parts.append(f"asks for {step}")

@@ -22,7 +22,7 @@ from typing import Any, Final
 import cel
 
 from gateway.policy.decision import Need
-from gateway.policy.facts import Body, Facts
+from gateway.policy.facts import Body, Facts, RecordUnavailable
 from gateway.policy.network import Network, parse_address, parse_network, within
 from gateway.policy.references import ExpressionError, Reference, Vocabulary, rewrite
 from gateway.policy.view import View
@@ -44,9 +44,10 @@ class Lacks:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """It cannot be evaluated for this request. `reason` holds nothing that the client sent."""
+    """It cannot be evaluated for this request. `reason` holds nothing that the client sent. away: for want of a store, and only for now."""
 
     reason: str
+    away: bool = False
 
 
 Outcome = Met | Lacks | Broken
@@ -58,7 +59,7 @@ MAX_LENGTH: Final = 4096
 class _Situation:
     """What one request gives an expression. known: variable to value. varied: the readings of each that has several; {} is an unknown one.
 
-    body, records: what could still be gathered. lost: something can never be had.
+    body, records: what could still be gathered. lost: something can never be had. away: a store is, so a record cannot be read now.
     """
 
     known: dict[str, Any] = field(default_factory=dict)
@@ -66,6 +67,7 @@ class _Situation:
     body: bool = False
     records: set[str] = field(default_factory=set)
     lost: bool = False
+    away: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,8 @@ class Expression:
             return Met(every)
         if situation.body or situation.records:
             return Lacks(Need(body=situation.body, records=frozenset(situation.records)))
+        if situation.away:
+            return Broken("a record cannot be read: the store is away", away=True)
         return Met(not every) if situation.lost else broken
 
     def _run(self, known: Mapping[str, Any], readings: Iterable[Mapping[str, str]]) -> Met | Broken:
@@ -129,10 +133,12 @@ class Expression:
                         found.lost |= view.body is not None
                 case "record", _:
                     name = reference.name or ""
-                    if name in facts.records:
-                        found.known[variable] = facts.records[name]
-                    else:
+                    if name not in facts.records:
                         found.records.add(name)
+                    elif isinstance(value := facts.records[name], RecordUnavailable):
+                        found.away = True
+                    else:
+                        found.known[variable] = _entry(value, reference.field or None)
                 case _:
                     found.known[variable] = self._value(reference, view, facts, now)
         return found
@@ -165,9 +171,14 @@ class Expression:
 
 
 def compile_expression(
-    source: str, *, claims: frozenset[str], records: frozenset[str] | None = None, steps: frozenset[str] | None = None
+    source: str,
+    *,
+    claims: frozenset[str],
+    records: Mapping[str, frozenset[str] | None] | None = None,
+    steps: frozenset[str] | None = None,
 ) -> Expression:
-    """Compile a condition. claims, records, steps: the names that are declared; None = not known, any will do. Raises ExpressionError."""
+    """Compile a condition. claims, records (each with its entries), steps: the names that are declared; None = not known, any will do.
+    Raises ExpressionError."""
     if len(source) > MAX_LENGTH:
         raise ExpressionError(f"a condition has at most {MAX_LENGTH} characters", MAX_LENGTH)
     try:

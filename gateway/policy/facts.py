@@ -30,8 +30,16 @@ class BodyUnavailable:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordUnavailable:
+    """There may be such a record: the store is away. Conditions on it are errors, unless they come to the same without it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
-    """`body` None = not gathered yet. `records` maps a name to its value; a name that is missing is not gathered yet.
+    """`body` None = not gathered yet. `records` maps a name to its value, None where there is no such record, or RecordUnavailable; a name
+    that is missing is not gathered yet.
 
     proofs: what the pass proved (empty where the pass is not this subject's). granted: steps proved in the
     transaction that is being resumed; they count whatever their age, also for `once`.

@@ -48,12 +48,15 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class StepInfo:
-    """What policy must know of a step: whether it can be asked of nobody. `acr`: its authentication context, if named."""
+    """What policy must know of a step: whether it can be asked of nobody. `acr`: its authentication context, if named. `edition`: what is
+    asked now (of a document: its version); a proof of another edition counts no more. `claims`: those that it sets."""
 
     name: str
     kind: str
     needs_subject: bool
     acr: str | None = None
+    edition: str = ""
+    claims: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,8 @@ class ExpressionError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """`root.field.name`. name: of an entry of a map, None for the map itself or for a plain value. `record` and `now` have no field."""
+    """`root.field.name`. name: of an entry of a map, None for the map itself or for a plain value. Of a record, `name` is its own and
+    `field` that of an entry, "" for the whole of it; `now` has neither."""
 
     root: Literal["request", "subject", "pass", "record", "now"]
     field: str = ""
@@ -46,10 +47,10 @@ class Rewritten:
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """Names that the configuration declares; None = not known here, any will do."""
+    """Names that the configuration declares; None = not known here, any will do. records: each with the names of its entries."""
 
     claims: frozenset[str]
-    records: frozenset[str] | None = None
+    records: Mapping[str, frozenset[str] | None] | None = None
     steps: frozenset[str] | None = None
 
 
@@ -267,8 +268,15 @@ class _Walk:
             raise ExpressionError(f'"{root.text}" is no value by itself; name what you mean, as in {example}', root.start)
         place = self.tokens[position + 2].start
         if root.text == "record":
-            self._declared(name, self.vocabulary.records, "record", place)
-            return self._refer(Reference("record", name=name), position, behind)
+            known = self.vocabulary.records
+            self._declared(name, None if known is None else frozenset(known), "record", place)
+            entry, after = self._entry(behind)
+            if entry is None:
+                return self._refer(Reference("record", name=name), position, behind)
+            entries = None if known is None else known.get(name)
+            if entries is not None and entry not in entries:
+                raise ExpressionError(f'record.{name} has no field "{entry}"{nearest(entry, entries)}', self.tokens[behind + 1].start)
+            return self._refer(Reference("record", entry, name), position, after)
         fields = FIELDS[root.text]
         if name not in fields:
             raise ExpressionError(f'"{root.text}" has no field "{name}"{nearest(name, fields)}', place)

@@ -14,11 +14,12 @@ from urllib.parse import urlsplit
 
 from gateway.settings.mistakes import Report, Source, nearest
 from gateway.settings.places import Loc
-from gateway.settings.registry import Registry
+from gateway.settings.registry import KeepsRecord, Registry
 from gateway.spec.base import Spec, parse_address, parse_origin
 from gateway.spec.sections import GatewaySpec
 
 MAX_LOGO = 16_384
+MAX_CLAIMED = 200
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
 _ADDRESS = re.compile(r"[^\s@<>]+@[^\s@<>]+|[^<>\r\n]*<[^\s@<>]+@[^\s@<>]+>")
@@ -147,6 +148,22 @@ def check_steps(report: Report, source: Source, spec: GatewaySpec, steps: Mappin
         if (audience := getattr(config, "audience", None)) is not None and _same_issuer(audience, spec.public_url):
             # Else our own token could come back as its answer.
             report.add(source, ("steps", name, "audience"), "is a `public_url` of this gateway; the page needs a name of its own")
+
+
+def check_claims(report: Report, source: Source, steps: Mapping[str, Spec], declared: frozenset[str]) -> None:
+    """What users say of themselves changes nothing that an identity source says, and fits into a cookie together.
+
+    declared: claims of sources.
+    """
+    room = MAX_CLAIMED
+    for name, config in steps.items():
+        room -= (length := getattr(config, "claimed", 0))
+        if length and room < 0:
+            message = f"with those of other steps, claims may hold more than {MAX_CLAIMED} characters, and a pass is a cookie"
+            report.add(source, ("steps", name, "claims"), message, key=True)
+        if isinstance(config, KeepsRecord):
+            for claim in declared.intersection(getattr(config, "claims", ())):
+                report.add(source, ("steps", name, "claims", claim), f'an identity source declares "{claim}"; take another name', key=True)
 
 
 def check_identity(report: Report, source: Source, spec: GatewaySpec, sources: Iterable[tuple[int, str]]) -> None:

@@ -14,7 +14,7 @@ from gateway.settings.words import NOT_YET
 from gateway.spec.base import Spec
 from gateway.spec.rules import RuleSpec
 
-LATER_STEPS = frozenset({"consent", "form"})
+LATER_STEPS: frozenset[str] = frozenset()
 LATER_SOURCES = frozenset({"header", "jwt"})
 _NO_MAPPING = "is not a mapping; write `key: value` lines"
 

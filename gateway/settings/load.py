@@ -16,13 +16,14 @@ from typing import Any
 from gateway.policy.model import Ruleset
 from gateway.settings import cross
 from gateway.settings.absolute import absolute
+from gateway.settings.documents import with_documents
 from gateway.settings.entries import identity_entries, rule_entries, step_entries
 from gateway.settings.interpolate import expander
 from gateway.settings.introspection import check_introspection
 from gateway.settings.mistakes import Mistake, Problems, Report, Source, nearest
 from gateway.settings.places import Document, Mark
 from gateway.settings.policies import compile_policies
-from gateway.settings.registry import Registry
+from gateway.settings.registry import IdentityConfig, Registry
 from gateway.settings.shapes import shape
 from gateway.settings.words import LATER_KEYS, NOT_YET
 from gateway.settings.yaml import parse
@@ -62,16 +63,21 @@ class _Files:
     read: list[Path] = field(default_factory=list)
     digest: Any = field(default_factory=hashlib.sha256)
 
+    def contents(self, path: Path, position: int) -> bytes:
+        """A file as it is. Raises OSError or ValueError; a watcher knows it all the same."""
+        self.read.append(path)
+        data = path.read_bytes()
+        self.digest.update(b"%d:%d:" % (position, len(data)) + data)
+        return data
+
     def open(self, name: str, path: Path, position: int, report: Report) -> Source:
         """Read and parse a file. `name` is how messages call it. What cannot be read is reported and empty."""
-        self.read.append(path)
         try:
-            data = path.read_bytes()
+            data = self.contents(path, position)
         except (OSError, ValueError) as error:
             source = Source(name, path, position, Document("", None))
             report.put(source, Mark(1, 1), None, f"cannot be read: {getattr(error, 'strerror', None) or error}")
             return source
-        self.digest.update(b"%d:%d:" % (position, len(data)) + data)
         document = parse(data, expander(self.environ, path.parent, self.read))
         source = Source(name, path, position, document)
         report.documents.append(document)
@@ -127,7 +133,7 @@ def _load(path: Path, environ: Mapping[str, str], kinds: Registry) -> Loaded | P
         route = shape(RouteSpec, entry, report, main, ("routes", index))
         if route.spec is not None and route.whole:
             routes.append((index, route.spec))
-    steps = step_entries(raw.get("steps"), main, kinds, report)
+    steps = with_documents(step_entries(raw.get("steps"), main, kinds, report), main, files, report)
     identity = identity_entries(raw.get("identity"), main, kinds, report)
     written = [(source, *entry) for source in sources for entry in _entries(_rules_of(source), source, "rules", report)]
     rules = rule_entries(written, report)
@@ -136,6 +142,9 @@ def _load(path: Path, environ: Mapping[str, str], kinds: Registry) -> Loaded | P
         cross.check_sections(report, main, spec, kinds)
         cross.check_steps(report, main, spec, {name: step.config for name, step in steps.items()})
         check_introspection(report, main, spec, {name: step.config for name, step in steps.items()})
+        known = [entry.config for entry in identity if isinstance(entry.config, IdentityConfig)]
+        declared = frozenset(claim for config in known for claim in config.claim_names())
+        cross.check_claims(report, main, {name: step.config for name, step in steps.items()}, declared)
         cross.check_identity(report, main, spec, [(entry.index, entry.origin) for entry in identity])
         files.read.extend(cross.check_files(report, main, spec))
 

@@ -9,7 +9,7 @@ from gateway.policy.model import LoginPaths, Ruleset, StepInfo
 from gateway.settings.entries import IdentityEntry, RuleEntry, StepEntry
 from gateway.settings.mistakes import Report, Source
 from gateway.settings.places import Loc
-from gateway.settings.registry import IdentityConfig, Registry
+from gateway.settings.registry import IdentityConfig, KeepsRecord, Registry
 from gateway.spec.rules import RouteSpec
 from gateway.spec.sections import GatewaySpec
 
@@ -34,7 +34,7 @@ def compile_policies(
         steps={name: _info(name, steps.get(name), kinds) for name in _names(main, "steps")},
         logins=[login for entry in identity if (login := _login(entry)) is not None],
         claims=frozenset().union(*(_claims(config) for config in (*(e.config for e in identity), *(e.config for e in steps.values())))),
-        records=kinds.records,
+        records=_records(main, steps, kinds),
         version=version,
     )
     if isinstance(compiled, Ruleset):
@@ -74,8 +74,28 @@ def _ignores_case(spec: GatewaySpec | None, name: str) -> bool:
 def _info(name: str, entry: StepEntry | None, kinds: Registry) -> StepInfo:
     if entry is None:
         return StepInfo(name, "", needs_subject=False)
-    config = entry.config
-    return StepInfo(name, entry.kind, needs_subject=kinds.steps[entry.kind].needs_subject(config), acr=getattr(config, "acr", None))
+    return StepInfo(
+        name,
+        entry.kind,
+        needs_subject=kinds.steps[entry.kind].needs_subject(entry.config),
+        acr=getattr(entry.config, "acr", None),
+        edition=getattr(entry.config, "edition", ""),
+        claims=tuple(sorted(_claims(entry.config))),
+    )
+
+
+def _records(main: Source, steps: Mapping[str, StepEntry], kinds: Registry) -> dict[str, frozenset[str] | None] | None:
+    """Names of records, each with its entries. A step whose entry holds a mistake may keep anything."""
+    if kinds.records is None:
+        return None
+    found: dict[str, frozenset[str] | None] = dict.fromkeys(kinds.records)
+    for name in _names(main, "steps"):
+        entry = steps.get(name)
+        if entry is None:
+            found[name] = None
+        elif isinstance(entry.config, KeepsRecord):
+            found[name] = frozenset(entry.config.record_fields)
+    return found
 
 
 def _login(entry: IdentityEntry) -> LoginPaths | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Annotated, Any, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
@@ -19,6 +20,19 @@ class Spec(BaseModel):
     """Base of every section: unknown keys are mistakes, values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, arbitrary_types_allowed=True)
+
+
+RecordType = Literal["text", "number", "boolean", "time"]
+"""What an entry of a record is in conditions, where it is not null."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextMistake:
+    """Something wrong in a text file that a setting names; line and column count from 1."""
+
+    line: int
+    column: int
+    message: str
 
 
 T = TypeVar("T")

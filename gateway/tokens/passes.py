@@ -82,7 +82,7 @@ def sign_pass(held: Pass, vault: Macs, now: float) -> str | None:
     that a transaction's session is this one's past."""
     past = [v for v in held.sessions if v.until is not None and now >= v.until]
     sessions = [[v.digest, v.until, int(v.bound)] for v in held.sessions if v not in past[:-KEPT_PAST]]
-    proofs = [[p.step, p.at, *p.amr] for p in held.proofs.values()]
+    proofs = [[f"{p.step}#{p.edition}" if p.edition else p.step, p.at, *p.amr] for p in held.proofs.values()]
     subject = [held.subject.id, held.subject.source, dict(held.subject.claims)] if held.subject != NOBODY else []
     document = [_FORMAT, held.sid, held.origin, held.issued, held.seen, subject, proofs, sessions, held.grant]
     payload = b64encode(json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass"))
@@ -129,12 +129,19 @@ def _decode(plain: bytes) -> Pass | None:
             issued=issued,
             seen=seen,
             subject=Subject(who[0], who[2], who[1]) if who else NOBODY,
-            proofs={step: Proof(step, at, tuple(amr)) for step, at, *amr in proofs},
+            proofs={proof.step: proof for proof in map(_read_proof, proofs)},
             sessions=tuple(Vouched(digest, until, bool(bound)) for digest, until, bound in sessions),
             grant=grant,
         )
     except (ValueError, TypeError, LookupError):
         return None
+
+
+def _read_proof(entry: list[Any]) -> Proof:
+    """`#` stands in no name of a step."""
+    named, at, *amr = entry
+    step, _, edition = named.partition("#")
+    return Proof(step, at, tuple(amr), edition)
 
 
 def session_digest(vault: Macs, upstream: str, name: str, value: str) -> str:

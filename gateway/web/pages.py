@@ -5,6 +5,7 @@ Whatever came from a user or an application goes through autoescaping, and where
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,7 @@ class Trouble:
     """Why an answer was refused: a step's `Refused` as its page shows it. retry_after: seconds.
 
     action: the one that has to wait so long ("resend"); everything else on the page stays open. None: it is the answer that waits.
+    errors: what is wrong, by field, where that is known of several; `field` and `message` are the first.
     """
 
     code: str
@@ -61,6 +63,7 @@ class Trouble:
     field: str | None = None
     retry_after: int | None = None
     action: str | None = None
+    errors: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +154,7 @@ class Pages:
             error=trouble,
             error_label=named.get(trouble.field) if trouble and trouble.field else None,
             several=len(named) > 1,
+            wrong=[(name, label) for name, label in named.items() if trouble and name in trouble.errors],
             action=action,
             token=token,
             suspended=suspended,

@@ -17,6 +17,7 @@ Kind = Literal[
     "bad_request",
     "bad_token",
     "cancelled",
+    "declined",
     "denied",
     "expired",
     "failed",
@@ -109,6 +110,16 @@ TEXTS: Mapping[Kind, Text] = {
         "Cancelled",
         ("Nothing was sent, and what you had entered for this request was thrown away.",),
         "done",
+        "Go back",
+    ),
+    "declined": Text(
+        200,
+        "You did not accept",
+        (
+            "Nothing was sent, and your request was thrown away.",
+            "What you wanted to open cannot be used without it. You will be asked again when you come back.",
+        ),
+        "info",
         "Go back",
     ),
     "denied": Text(

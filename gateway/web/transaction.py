@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from aiohttp import web
 
@@ -96,8 +96,8 @@ class TransactionPages:
         message, label, before = "", None, status
         if transaction.status is Status.FAILED:
             status = 410 if status is None else status
-            if transaction.reason == "cancelled":
-                kind, way = "cancelled", transaction.page
+            if transaction.reason in ("cancelled", "declined"):
+                kind, way = transaction.reason, transaction.page
             elif transaction.reason == "authorize_again":
                 kind, way = "authorize_again", self._login_url(transaction.upstream) or "/"
                 status = 200 if before is None else before
@@ -132,7 +132,12 @@ class TransactionPages:
             return self._json(self._document(asked, transaction, state), 200, cookies)
         if not self._progress.knows(transaction):
             return self._answers.refusal(asked, "expired", href=transaction.page, about=transaction)
-        shown = await self._progress.show(visit.found, self.look(asked, visit.identified, state))
+        found, skipped = await self._progress.skip(visit.found, asked.now)
+        for step in skipped:
+            await self.audit(asked, found.transaction, step, "remembered", "answered before")
+        if found.transaction.status is not Status.PENDING:
+            return self._onward(asked, state, Moved(found.transaction), cookies)
+        shown = await self._progress.show(found, self.look(asked, visit.identified, state))
         return await self._showing(asked, state, shown, 200, cookies)
 
     async def _to_login(self, asked: Asked, state: str, transaction: Transaction) -> web.Response:
@@ -178,7 +183,7 @@ class TransactionPages:
 
     async def _page(self, asked: Asked, state: str, shown: Showing, status: int) -> Page:
         transaction, task, error = shown.transaction, shown.task, shown.error
-        names = [t.step for t in transaction.tasks]
+        names = [t.step for t in transaction.tasks if not t.silent]
         common: dict[str, Any] = {
             "index": names.index(task.step) + 1,
             "total": len(names),
@@ -197,7 +202,8 @@ class TransactionPages:
                 came_from=headers.get(b"origin") if foreign else None, **common,
             )  # fmt: skip
             return replace(page, status=status)
-        trouble = Trouble(error.code, error.message, error.field, error.retry_after, error.action) if error else None
+        trouble = Trouble(error.code, error.message, error.field, error.retry_after, error.action, error.errors) if error else None
+        common["next_origins"] = (*common["next_origins"], *shown.view.next_origins)
         return pages.step(
             who, kind=self._progress.kind(task.step), view=shown.view,
             expires_in=max(0, ceil(transaction.expires - asked.now)), trouble=trouble, status=status, **common,
@@ -316,12 +322,18 @@ class TransactionPages:
         """Post/redirect/get: to the next step, to /continue, or to the page that says how it ended."""
         transaction = moved.transaction
         if not wants_page(asked.head):
-            status = 200 if transaction.open or transaction.reason == "authorize_again" else 403 if moved.outcome == "failed" else 410
-            return self._json(self._document(asked, transaction, state), status, cookies)
+            chosen = moved.outcome == "declined" or transaction.reason == "authorize_again"
+            status = 200 if transaction.open or chosen else 403 if moved.outcome == "failed" else 410
+            document = self._document(asked, transaction, state)
+            if moved.to:
+                document["leads_to"] = urljoin(asked.head.origin, moved.to)
+            return self._json(document, status, cookies)
         if transaction.status is Status.READY:
             return self._answers.see_other(self._answers.continue_path(state), cookies)
         if moved.outcome == "failed":
             return self.ended(asked, transaction, status=403, cookies=cookies)
+        if moved.outcome == "declined":
+            return self._answers.see_other(moved.to, cookies) if moved.to else self.ended(asked, transaction, status=200, cookies=cookies)
         return self._answers.see_other(self._answers.transaction_path(state), cookies)
 
     def _forged(self, head: RequestHead, token: str, transaction: Transaction, *, scripted: bool) -> str:
@@ -348,7 +360,10 @@ class TransactionPages:
         if transaction.status is Status.READY and state is not None:
             token = self._issuer.continue_token(transaction, state, asked.now)
             return {"state": state, "status": "passed", "continue": self._answers.continue_path(state), "token": token}
-        shown = {"code": error.code, "message": error.message, "field": error.field, "retry_after": error.retry_after} if error else None
+        shown: dict[str, Any] | None = None
+        if error is not None:
+            shown = {"code": error.code, "message": error.message, "field": error.field, "retry_after": error.retry_after}
+            shown |= {"fields": dict(error.errors)} if error.errors else {}
         if transaction.status is Status.PENDING:
             left = max(0, ceil(transaction.expires - asked.now))
             return {
@@ -363,7 +378,7 @@ class TransactionPages:
         code = {Status.DONE: "used", Status.SENDING: "used", Status.UNKNOWN: "outcome_unknown", Status.EXPIRED: "expired"}.get(
             transaction.status, "failed"
         )
-        if transaction.reason in ("cancelled", "authorize_again"):
+        if transaction.reason in ("cancelled", "declined", "authorize_again"):
             code = transaction.reason
         message = transaction.reason or f"This transaction is {transaction.status.value}."
         ended = {"code": code, "message": message, "field": None, "retry_after": None}

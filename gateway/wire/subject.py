@@ -32,8 +32,9 @@ NOBODY = Subject()
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """A step that was done: when (seconds since the epoch) and how (RFC 8176 `amr` values)."""
+    """A step that was done: when (seconds since the epoch) and how (RFC 8176 `amr` values). edition: of what was asked (see StepInfo)."""
 
     step: str
     at: float
     amr: tuple[str, ...] = ()
+    edition: str = ""

@@ -9,6 +9,8 @@ from gateway import steps as kinds
 from gateway.flow.step import Field, Step, View
 from gateway.spec.sections import ThemeSpec
 from gateway.steps.captcha import Captcha, CaptchaConfig
+from gateway.steps.consent import Consent, ConsentConfig
+from gateway.steps.form import Form, FormConfig
 from gateway.steps.otp import Otp, OtpConfig
 from gateway.steps.password_change import PasswordChange, PasswordChangeConfig
 from gateway.steps.redirect import Redirect, RedirectConfig
@@ -19,7 +21,7 @@ from gateway.web.texts import TEXTS
 from tests.support.fakes_steps import OldApp, World
 
 PREFIX = "/.stepup"
-FOLDERS = {kind.kind: Path(kinds.__file__).parent / kind.kind for kind in (Captcha, Otp, PasswordChange, Redirect)}
+FOLDERS = {kind.kind: Path(kinds.__file__).parent / kind.kind for kind in (Captcha, Consent, Form, Otp, PasswordChange, Redirect)}
 ACTION = "/.stepup/t/su_gallery"
 SHOWN = Shown(nonce="Z2FsbGVyeS1ub25jZS0wMDAx", request_id="7f3c2a90d1e4")
 TRANSFER = Suspended("POST", "/transfer?from=main", "bank.example.com")
@@ -60,6 +62,24 @@ def static() -> Static:
     return Static(PREFIX, FOLDERS)
 
 
+TERMS = Path(__file__).parents[2] / "config/terms.md"
+EVERY_FIELD = {
+    "title": "How can we reach you?",
+    "text": "We call when something is odd, and never to sell you anything.",
+    "fields": [
+        {"name": "phone", "type": "tel", "label": "Phone", "required": True, "help": "With the country, as in +44 20 7946 0018."},
+        {"name": "mail", "type": "email", "label": "Mail address", "autocomplete": "email"},
+        {"name": "site", "type": "url", "label": "Web site"},
+        {"name": "seats", "type": "number", "label": "People in your team", "min": 1, "max": 500},
+        {"name": "born", "type": "date", "label": "Date of birth", "required": True},
+        {"name": "country", "type": "select", "label": "Country", "choices": ["France", "Peru", "Zambia"], "required": True},
+        {"name": "plan", "type": "radio", "label": "Plan", "choices": ["Small", "Large"], "required": True},
+        {"name": "note", "type": "textarea", "label": "Anything else", "help": "Up to 2000 characters."},
+        {"name": "news", "type": "checkbox", "label": "Send me news", "help": "Twice a year."},
+    ],
+}
+
+
 async def real_steps(pages: Pages) -> Mapping[str, Page]:
     """The steps that come with the gateway, as they really begin; each also refused."""
     world = World()
@@ -81,11 +101,19 @@ async def real_steps(pages: Pages) -> Mapping[str, Page]:
             ),
             "token",
         ),
+        "form": (Form.build("profile", FormConfig.model_validate(EVERY_FIELD), world.services), "country"),
     }
+    config = ConsentConfig.model_validate({"document": str(TERMS), "version": "2026-11"}).with_document(TERMS.read_bytes())
+    assert isinstance(config, ConsentConfig)
+    steps = {**steps, "consent": (Consent.build("terms", config, world.services), "accept")}
     shown = {}
     for name, (kind, wrong) in steps.items():
         view = await kind.begin(world.context(name))
         shown[name] = step(pages, view, kind=kind.kind)
+        if name == "form":
+            several = {f.name: f"Please look at this: {f.label.lower()}." for f in view.fields}
+            trouble = Trouble("invalid", several["phone"], "phone", errors=several)
+            shown["form-all-wrong"] = step(pages, view, trouble, kind=kind.kind)
         shown[f"{name}-wrong"] = step(pages, view, Trouble("wrong", "That did not fit. Try once more.", wrong), kind=kind.kind)
     return shown
 

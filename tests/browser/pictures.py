@@ -7,14 +7,24 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import yaml
 from playwright.async_api import Page, async_playwright
 
 from tests.browser.demo import Visitor, at_step, says
 from tests.support.chromium import ARGUMENTS, EXECUTABLE
-from tests.support.gateway import Running, running
+from tests.support.gateway import DEMO, Running, running
 
 FOLDER = Path(__file__).parents[2] / "docs/images"
 BASE = "http://bank.example.com"
+REACH = {
+    "title": "How can we reach you?",
+    "text": "We call when something is odd, and never to sell you anything.",
+    "fields": [
+        {"name": "phone", "type": "tel", "label": "Phone", "required": True, "help": "With the country, as in +44 20 7946 0018."},
+        {"name": "plan", "type": "radio", "label": "Plan", "choices": ["Small", "Large"]},
+        {"name": "news", "type": "checkbox", "label": "Send me news"},
+    ],
+}
 
 
 async def take() -> None:
@@ -29,6 +39,18 @@ async def take() -> None:
                 visitor = await Visitor.enter(browser, demo, BASE, color_scheme=scheme, viewport={"width": 640, "height": 480})
                 await walk(visitor, demo, scheme)
                 await visitor.context.close()
+            await browser.close()
+    with tempfile.TemporaryDirectory() as folder:
+        raw: dict[str, Any] = yaml.safe_load(DEMO.read_text())
+        rule = {"name": "profile", "match": {"path": "/transfer"}, "require": "profile"}
+        config |= {"steps": raw["steps"] | {"profile": {"kind": "form", **REACH}}, "rules": [*raw["rules"], rule]}
+        async with running(Path(folder), terms=True, **config) as demo, async_playwright() as playwright:
+            rules = f"--host-resolver-rules=MAP bank.example.com:80 {demo.base.removeprefix('http://')}"
+            browser = await playwright.chromium.launch(
+                executable_path=EXECUTABLE, args=[*ARGUMENTS, "--disable-lcd-text", rules], chromium_sandbox=False
+            )
+            visitor = await Visitor.enter(browser, demo, BASE, color_scheme="light", viewport={"width": 760, "height": 480})
+            await asked_once(visitor)
             await browser.close()
 
 
@@ -54,6 +76,19 @@ async def walk(visitor: Visitor, demo: Running, scheme: str) -> None:
     await page.get_by_label("New password", exact=True).press_sequentially("nine-herons-Trom")
     await page.locator("[data-strength-text]").filter(has_text=".").wait_for()
     await picture(page, "password-change")
+
+
+async def asked_once(visitor: Visitor) -> None:
+    page = await visitor.tab("/login")
+    await visitor.type_login(page)
+    await at_step(page, "Terms of use of Demo Bank")
+    await picture(page, "consent")
+    await page.get_by_role("button", name="Accept", exact=True).click()
+    await page.goto(BASE + "/transfer")
+    await page.get_by_label("Phone").fill("ring me up")
+    await page.get_by_role("button", name="Continue").click()
+    await page.get_by_label("Large").check()
+    await picture(page, "form")
 
 
 async def half_way(route: Any) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -20,9 +21,13 @@ from altcha import Challenge, Payload, Solution, solve_challenge
 
 from gateway.errors import StoreUnavailable
 from gateway.flow.ports import Records, StateStore
-from gateway.flow.step import Again, Context, Failed, Outcome, Passed, Refused, Step, View
+from gateway.flow.step import Again, Context, Failed, Keeps, Outcome, Passed, Refused, Remembers, Step, View
+from gateway.settings.registry import KeepsRecord
 from gateway.steps.captcha import Captcha, CaptchaConfig
 from gateway.steps.captcha.question import canonical
+from gateway.steps.consent import Consent, ConsentConfig
+from gateway.steps.form import Form as FormStep
+from gateway.steps.form import FormConfig
 from gateway.steps.otp import Otp, OtpConfig
 from gateway.steps.password_change import PasswordChange, PasswordChangeConfig
 from gateway.steps.redirect import Redirect, RedirectConfig
@@ -31,7 +36,7 @@ from gateway.stores.records import open_records
 from gateway.tokens.foreign import usable_key
 from gateway.tokens.keys import generate_private_pem, new_keyring
 from gateway.tokens.vault import KeyVault
-from gateway.wire.subject import NOBODY
+from gateway.wire.subject import NOBODY, Subject
 from tests.support.fakes_steps import MemoryRecords, MemoryState, OldApp, World, reads
 
 Form = dict[str, str]
@@ -51,6 +56,9 @@ class Case:
     wait: float = 0.0
     repeatable: bool = False
     """The same form passes again in the same transaction (and changes nothing): a retry after a crash must not strand anybody."""
+    open: bool = False
+    """Nothing in an answer is secret or a guess: the same one is right in another transaction, a wrong one counts against nobody, and what
+    was typed may stand in memory, to be shown again."""
 
     def look(self, transaction: str = "t1") -> Context:
         return self.world.context(transaction, **self.context)
@@ -201,6 +209,38 @@ async def redirect_published(world: World) -> Case:
     return Case(world, step, answer, lambda view: answer(view, aud="https://other.example"))
 
 
+async def consent(world: World) -> Case:
+    config = ConsentConfig.model_validate({"document": "terms.md", "version": "2"}).with_document(b"# Terms\n\nBe *kind*.\n")
+    assert isinstance(config, ConsentConfig)
+    return Case(
+        world,
+        Consent.build("step", config, world.services),
+        lambda _view: {"accept": "yes"},
+        lambda _view: {"accept": "perhaps"},
+        repeatable=True,
+        open=True,
+    )
+
+
+async def form(world: World) -> Case:
+    fields = [
+        {"name": "phone", "type": "tel", "label": "Phone", "required": True, "pattern": r"\+?[0-9 ]{6,20}"},
+        {"name": "plan", "type": "select", "label": "Plan", "choices": ["small", "large"], "required": True},
+        {"name": "note", "type": "textarea", "label": "Note"},
+    ]
+    step = FormStep.build("step", FormConfig.model_validate({"fields": fields}), world.services)
+    right = {"phone": "+44 20 7946 0018", "plan": "small", "note": "<b>call</b> me\r\nlater"}
+    return Case(
+        world,
+        step,
+        lambda _view: right,
+        lambda _view: right | {"plan": "huge"},
+        lambda _view: ["7946", "call"],
+        repeatable=True,
+        open=True,
+    )
+
+
 CASES: dict[str, Callable[[World], Awaitable[Case]]] = {
     "captcha": captcha_proof,
     "captcha-question": captcha_question,
@@ -209,6 +249,8 @@ CASES: dict[str, Callable[[World], Awaitable[Case]]] = {
     "otp-enrolment": otp_enrolment,
     "redirect-shared": redirect_shared,
     "redirect-published": redirect_published,
+    "consent": consent,
+    "form": form,
 }
 
 
@@ -256,9 +298,12 @@ def as_json(value: Mapping[str, Any]) -> str:
     return json.dumps(dict(value))
 
 
-def said(outcome: Outcome) -> str:
+def said(outcome: Outcome, case: Case) -> str:
     assert isinstance(outcome, Refused | Failed)
-    return outcome.public + outcome.private + (as_json(outcome.memory) if isinstance(outcome, Refused) else "")
+    if isinstance(outcome, Failed):
+        return outcome.public + outcome.private
+    memory = "" if case.open else as_json(outcome.memory)
+    return outcome.public + outcome.private + memory + as_json(outcome.errors)
 
 
 async def test_begin_can_be_repeated_and_is_json(case: Case) -> None:
@@ -310,7 +355,7 @@ async def test_an_answer_does_not_pass_in_another_transaction(case: Case) -> Non
         # Two small questions can have the same answer, also in another spelling ("3", "three").
         if case.wait == 0 or canonical(case.right(shown)["answer"]) != canonical(form["answer"]):
             break
-    assert not isinstance(await case.step.answer(other, form), Passed)
+    assert isinstance(await case.step.answer(other, form), Passed) is case.open
 
 
 async def test_of_right_answers_sent_in_parallel_one_passes(case: Case) -> None:
@@ -327,9 +372,9 @@ async def test_a_wrong_answer_is_refused_with_a_way_on(case: Case) -> None:
     form, hidden = case.wrong(view), case.secrets(view)
     outcome = await case.step.answer(context, form)
     assert isinstance(outcome, Refused)
-    assert outcome.counts
+    assert outcome.counts is not case.open
     assert outcome.public.endswith(".")
-    assert not any(secret in said(outcome) for secret in [*hidden, *form.values()])
+    assert not any(secret in said(outcome, case) for secret in [*hidden, *form.values()])
     context = case.world.later(context, outcome.memory)
     view = await case.step.begin(context)
     assert view.fields
@@ -380,7 +425,7 @@ async def test_hostile_fields_are_refused_and_not_repeated(case: Case, kind: str
     for form in (*({f.name: value} for f in view.fields), {f.name: value for f in view.fields}, {"action": value}, {"unknown": value}):
         outcome = await case.step.answer(context, form)
         assert isinstance(outcome, Refused), form
-        assert not isinstance(value, str) or value not in said(outcome)
+        assert not isinstance(value, str) or value not in said(outcome, case)
 
 
 async def test_unknown_actions_change_nothing(case: Case) -> None:
@@ -417,4 +462,46 @@ async def test_without_a_subject_a_step_that_needs_one_does_not_pass(case: Case)
     view = await case.step.begin(context)
     assert view.lead
     form = {"code": "123456", "current_password": "builder", "new_password": NEW, "confirm_password": NEW}
+    if case.open:
+        form |= case.right(view)
     assert isinstance(await case.step.answer(case.world.later(context, view.memory), form), Refused)
+
+
+async def test_what_was_answered_once_needs_no_asking_and_is_one_subjects(case: Case) -> None:
+    """Of the steps that remember; the others ask always."""
+    context, view = await case.shown()
+    if not isinstance(case.step, Remembers):
+        assert not isinstance(case.step, Keeps)
+        return
+    assert await case.step.already(context.subject, context.now) is None
+    given = await case.step.answer(context, case.right(view))
+    assert isinstance(given, Passed)
+    case.world.now += 1000
+    remembered = await case.step.already(context.subject, case.world.now)
+    assert isinstance(remembered, Passed)
+    assert (remembered.at, remembered.edition, remembered.claims) == (context.now, given.edition, given.claims)
+    for other in (
+        Subject("alice2", {}, "login"),
+        Subject("alice", {}, "jwt"),
+        Subject("Alice", {}, "login"),
+        Subject("\udcff", {}, "login"),
+    ):
+        assert await case.step.already(other, case.world.now) is None
+    case.world.state.down = True
+    with pytest.raises(StoreUnavailable):
+        await case.step.already(context.subject, case.world.now)
+
+
+async def test_a_record_is_what_the_settings_say_it_is(case: Case) -> None:
+    if not isinstance(case.step, Keeps):
+        return
+    context, view = await case.shown()
+    assert await case.step.record(context.subject) is None
+    await case.step.answer(context, case.right(view))
+    found = await case.step.record(context.subject)
+    config = case.step._config  # type: ignore[attr-defined]
+    assert isinstance(config, KeepsRecord)
+    assert found is not None
+    assert set(found) == set(config.record_fields)
+    types: dict[str, type[object]] = {"text": str, "number": float, "boolean": bool, "time": datetime}
+    assert all(value is None or isinstance(value, types[config.record_fields[name]]) for name, value in found.items())

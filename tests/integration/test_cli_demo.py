@@ -64,7 +64,7 @@ async def demo(cwd: Path, *arguments: str) -> AsyncIterator[Demo]:
 def config(folder: Path) -> tuple[str, str, str]:
     """gateway.yaml as it is in the repository, on free ports: where gateway, admin pages and app will be."""
     app, port, admin = free_port(), free_port(), free_port()
-    demo_config(folder, app_port=app, port=port, admin_port=admin)
+    demo_config(folder, app_port=app, port=port, admin_port=admin, terms=True)
     return f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin}", f"http://127.0.0.1:{app}"
 
 

@@ -200,11 +200,12 @@ def configuration(fragment: Any, folder: Path) -> dict[str, Any]:
     for key, value in fragment.items():
         raw[key] = {**raw.get(key, {}), **value} if key in ("steps", "upstreams") else value
     _make_files(fragment, folder)
+    _make_files(raw["steps"], folder)
     return raw
 
 
 def _make_files(value: Any, folder: Path) -> None:
-    """Files that an example names: empty ones, in the test's folder."""
+    """Files that an example names, in the test's folder: empty ones, and documents with a heading."""
     if isinstance(value, dict):
         for key, entry in value.items():
             if key in ("cert_file", "key_file", "ca_file", "logo"):
@@ -214,6 +215,9 @@ def _make_files(value: Any, folder: Path) -> None:
                 file, _, name = entry.rpartition(":")
                 (folder / file).parent.mkdir(parents=True, exist_ok=True)
                 (folder / file).write_text(f"def {name}(user, context): ...\n")
+            elif key == "document":
+                (folder / entry).parent.mkdir(parents=True, exist_ok=True)
+                (folder / entry).write_text("# Terms\n")
             elif key == "rules_dir":
                 (folder / entry).mkdir()
             else:
@@ -281,6 +285,8 @@ WITH_COMMANDS = [name for name in NAMES if any(b.language == "console" for b in 
 def test_every_command_prints_what_is_shown(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of one document, in order, in a folder of their own that holds the demo's configuration."""
     (tmp_path / "gateway.yaml").write_bytes((ROOT / "gateway.yaml").read_bytes())
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/terms.md").write_bytes((ROOT / "config/terms.md").read_bytes())
     keys = new_keyring(now=time.time(), secret=os.urandom(32), private_pem=generate_private_pem("ES256"), algorithm="ES256")
     write_new(tmp_path / "var/secret.key", keys.to_text())  # as the first start does
     monkeypatch.chdir(tmp_path)
@@ -353,7 +359,7 @@ def _within(seconds: float, happened: Callable[[], bool]) -> bool:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     folder = tmp_path_factory.mktemp("demo")
     app_port, port, admin_port = free_port(), free_port(), free_port()
-    config = demo_config(folder, app_port=app_port, port=port, admin_port=admin_port)
+    config = demo_config(folder, app_port=app_port, port=port, admin_port=admin_port, terms=True)
     raw = yaml.safe_load(config.read_text())
     raw["rules"].insert(0, ECHO)
     raw["introspection"] = {"clients": {"bank": {"secret": INTROSPECTION_SECRET, "audience": "bank"}}}
@@ -476,12 +482,12 @@ def test_the_log_lines_of_the_documents_are_written(demo: Demo) -> None:
     for block in all_blocks("text"):
         if block.marked("log"):
             for line in block.text.splitlines():
-                pattern = ".*".join(re.escape(p) for p in line.replace("rules=6", "rules=7").replace("rules[5]", "rules[6]").split("…"))
+                pattern = ".*".join(re.escape(p) for p in line.replace("rules=7", "rules=8").replace("rules[6]", "rules[7]").split("…"))
                 if not demo.written(pattern):
                     missing.append(f"{block.where}: {line}")
     assert missing == []
     demo.config.write_text(demo.config.read_text().replace(broken.text, ""))
-    assert demo.written(r".* reloaded .* rules=6")
+    assert demo.written(r".* reloaded .* rules=7")
 
 
 def test_the_examples_verify_what_the_application_gets_and_nothing_else(demo: Demo) -> None:
@@ -531,7 +537,7 @@ def test_every_metric_and_no_other_is_documented(demo: Demo) -> None:
 
 def test_the_sql_of_the_documents_fits_the_tables(demo: Demo) -> None:
     shown = [c for b in all_blocks("console") for c, _ in commands(b) if c.startswith("sqlite3 ") and ".backup" not in c]
-    assert len(shown) == 2
+    assert len(shown) == 4
     with closing(sqlite3.connect(f"file:{demo.folder}/var/records.db?mode=ro", uri=True)) as records:
         for command in shown:
             assert records.execute("EXPLAIN " + shlex.split(command)[-1]).fetchall()

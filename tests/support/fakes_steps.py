@@ -143,6 +143,38 @@ class MemoryRecords:
     async def close(self) -> None: ...
 
 
+class SwitchedRecords:
+    """Other records that are away whenever the state store of `switch` is."""
+
+    def __init__(self, inner: Records, switch: Switched) -> None:
+        self.inner = inner
+        self._switch = switch
+
+    async def _on(self) -> Records:
+        await asyncio.sleep(0)
+        if self._switch.down:
+            raise StoreUnavailable("down")
+        return self.inner
+
+    async def get(self, kind: str, owner: str, name: str) -> Entry | None:
+        return await (await self._on()).get(kind, owner, name)
+
+    async def put(self, kind: str, owner: str, name: str, value: bytes, *, version: int, now: float) -> int:
+        return await (await self._on()).put(kind, owner, name, value, version=version, now=now)
+
+    async def delete(self, kind: str, owner: str, name: str) -> None:
+        await (await self._on()).delete(kind, owner, name)
+
+    async def audit(self, event: AuditEvent) -> None:
+        await (await self._on()).audit(event)
+
+    async def ping(self) -> None:
+        await (await self._on()).ping()
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+
 class MemoryVault:
     """Vault with keys in memory. `rotate` adds a new current key; old ones still verify and open."""
 
@@ -225,7 +257,8 @@ class World:
 
     @property
     def services(self) -> Services:
-        return Services(self.state, self.records, self.vault, SeededEntropy(), self.mailer or self.mailbox)
+        records = SwitchedRecords(self.records, self.state)
+        return Services(self.state, records, self.vault, SeededEntropy(), self.mailer or self.mailbox)
 
     def context(
         self, transaction: str = "t1", *, subject: str = "alice", claims: Mapping[str, Scalar] | None = None, **changes: Any

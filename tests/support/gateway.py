@@ -51,14 +51,26 @@ class Clock:
         self.now += seconds
 
 
-def demo_config(folder: Path, *, app_port: int, port: int, admin_port: int, hosts: Sequence[str] = (), **changes: Any) -> Path:
-    """gateway.yaml of the repository, with these ports and whatever else is changed, written into `folder`. hosts: further public names."""
+def demo_config(
+    folder: Path, *, app_port: int, port: int, admin_port: int, hosts: Sequence[str] = (), terms: bool = False, **changes: Any
+) -> Path:
+    """gateway.yaml of the repository, with these ports and whatever else is changed, written into `folder`. hosts: further public names.
+
+    terms: the demo asks for its terms before /account, where every login leads; else its users have nothing to accept, so that tests of
+    other steps meet these and no others.
+    """
     raw: dict[str, Any] = yaml.safe_load(DEMO.read_text())
     raw["listen"] = f"127.0.0.1:{port}"
     raw["public_url"] = [f"http://{name}:{port}" for name in ("127.0.0.1", "localhost", *hosts)]
     raw["steps"]["human"] |= {"cost": 100, "max_number": 50}  # a puzzle, but a quick one
     raw["admin"] = {"listen": f"127.0.0.1:{admin_port}"}
-    text = yaml.safe_dump({**raw, **changes}, sort_keys=False).replace("127.0.0.1:8081", f"127.0.0.1:{app_port}")
+    raw |= changes
+    if "terms" in raw["steps"]:
+        document = DEMO.parent / raw["steps"]["terms"]["document"]
+        raw["steps"] = {**raw["steps"], "terms": {**raw["steps"]["terms"], "document": str(document)}}
+    if not terms:
+        raw["rules"] = [rule for rule in raw["rules"] if rule["name"] != "account-needs-terms"]
+    text = yaml.safe_dump(raw, sort_keys=False).replace("127.0.0.1:8081", f"127.0.0.1:{app_port}")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "gateway.yaml"
     path.write_text(text)
@@ -217,13 +229,14 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    folder: Path, *, clock: Clock | None = None, stop: bool = True, hosts: Sequence[str] = (), **changes: Any
+    folder: Path, *, clock: Clock | None = None, stop: bool = True, hosts: Sequence[str] = (), terms: bool = False, **changes: Any
 ) -> AsyncIterator[Running]:
-    """Demo app and gateway. hosts: further public names, in `public_url`. changes: top-level keys of gateway.yaml."""
+    """Demo app and gateway. hosts: further public names, in `public_url`. terms: as for `demo_config`. changes: top-level keys of
+    gateway.yaml."""
     runner = await start_app("127.0.0.1", 0)
     app_port = runner.addresses[0][1]
     port, admin_port = free_port(), free_port()
-    path = demo_config(folder, app_port=app_port, port=port, admin_port=admin_port, hosts=hosts, **changes)
+    path = demo_config(folder, app_port=app_port, port=port, admin_port=admin_port, hosts=hosts, terms=terms, **changes)
     app = await GatewayApp.start(read(path), demo=True, clock=clock)
     found = Running(app, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin_port}", f"http://127.0.0.1:{app_port}", path, clock)
     found.bank = runner.app[BANK]

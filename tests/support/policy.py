@@ -51,7 +51,7 @@ def compiled(
         steps=STEPS,
         logins=LOGINS,
         claims=CLAIMS,
-        records=frozenset({"consent"}),
+        records={"consent": None},
     )
 
 

@@ -17,7 +17,7 @@ from gateway.flow.guessing import Guessing, counted_as
 from gateway.flow.places import came_from, local
 from gateway.flow.progress import Held, Look, Moved, Progress, Showing
 from gateway.flow.repository import Found, TooMany, Transactions, transaction_id
-from gateway.flow.step import Again, Context, Failed, Outcome, Passed, Refused, View
+from gateway.flow.step import Again, Context, Declined, Failed, Outcome, Passed, Refused, View
 from gateway.flow.transaction import Event, Status, move
 from gateway.spec.base import Spec
 from gateway.spec.sections import GuessingSpec, TransactionsSpec
@@ -390,3 +390,77 @@ def test_two_referers_are_none() -> None:
 @pytest.mark.parametrize("path", ["", "a", "//a", "/\\a", "/a\n", "/é", "/a b", "/continue", "/.stepup/pass"])
 def test_what_is_no_plain_path_of_the_application_is_the_start_page(path: str) -> None:
     assert local(path, "/.stepup", "/continue") == "/"
+
+
+class Once(Plain):
+    """Remembers when it was passed, by subject."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: dict[str, Passed] = {}
+
+    async def already(self, subject: Subject, now: float) -> Passed | None:
+        return self.given.get(subject.id)
+
+
+async def test_what_was_answered_before_is_passed_without_being_shown(desk: Desk) -> None:
+    once = desk.steps["once"] = Once()
+    once.given["alice"] = Passed((), {"phone": "1"}, at=NOW - 1000, edition="e")
+    found = await desk.opened("su_1", "once", "code")
+    found, skipped = await desk.progress.skip(found, NOW)
+    assert skipped == ("once",)
+    assert found == await desk.load()
+    kept = found.transaction
+    assert (kept.remaining, dict(kept.claims)) == (("code",), {"phone": "1"})
+    assert kept.proofs["once"] == Proof("once", NOW - 1000, (), "e")
+    assert [t.silent for t in kept.tasks] == [True, False]
+    assert once.contexts == []
+
+
+async def test_the_last_one_makes_it_ready(desk: Desk) -> None:
+    once = desk.steps["once"] = Once()
+    once.given["alice"] = Passed(())
+    found, skipped = await desk.progress.skip(await desk.opened("su_1", "once"), NOW)
+    assert (found.transaction.status, skipped) == (Status.READY, ("once",))
+    assert found.transaction.proofs["once"].at == NOW
+
+
+@pytest.mark.parametrize(("max_age", "passes"), [("session", True), (300.0, True), (299.0, False), ("once", False)])
+async def test_it_must_be_as_young_as_the_rule_wants_it(desk: Desk, max_age: Any, passes: bool) -> None:
+    once = desk.steps["once"] = Once()
+    once.given["alice"] = Passed((), at=NOW - 299.5)
+    made = await desk.opened("su_1", "once")
+    tasks = tuple(replace(t, max_age=max_age) for t in made.transaction.tasks)
+    version = await desk.transactions.save(replace(made.transaction, tasks=tasks), made.version, NOW)
+    _, skipped = await desk.progress.skip(Found(replace(made.transaction, tasks=tasks), version), NOW)
+    assert bool(skipped) is passes
+
+
+async def test_nobody_and_those_who_never_answered_are_asked(desk: Desk) -> None:
+    once = desk.steps["once"] = Once()
+    once.given[""] = once.given["bob"] = Passed(())
+    for state, subject in (("su_1", ALICE), ("su_2", Subject())):
+        found = await desk.opened(state, "once", subject=subject)
+        assert await desk.progress.skip(found, NOW) == (found, ())
+
+
+async def test_of_two_tabs_that_skip_at_once_both_go_on(desk: Desk) -> None:
+    once = desk.steps["once"] = Once()
+    once.given["alice"] = Passed(())
+    found = await desk.opened("su_1", "once", "code")
+    results = await asyncio.gather(*(desk.progress.skip(found, NOW) for _ in range(5)))
+    assert {r.transaction.remaining for r, _ in results} == {("code",)}
+    assert sorted(skipped for _, skipped in results) == [(), (), (), (), ("once",)]
+
+
+async def test_who_says_no_ends_it_and_the_request_is_thrown_away(desk: Desk) -> None:
+    class No(Plain):
+        async def answer(self, context: Context, form: Mapping[str, str]) -> Outcome:
+            return Declined("no", "/goodbye")
+
+    desk.steps["code"] = No()
+    moved = await desk.progress.answer(await desk.opened(), {"say": "no"}, look())
+    assert isinstance(moved, Moved)
+    assert (moved.outcome, moved.to, moved.private) == ("declined", "/goodbye", "no")
+    ended = (await desk.load()).transaction
+    assert (ended.status, ended.reason) == (Status.FAILED, "declined")

@@ -7,7 +7,20 @@ import sys
 
 import pytest
 
-SELDOM = {"alembic", "sqlalchemy", "aiosqlite", "redis", "hiredis", "zxcvbn", "rich", "typer", "prompt_toolkit", "pygments"}
+SELDOM = {
+    "alembic",
+    "markdown_it",
+    "mdurl",
+    "sqlalchemy",
+    "aiosqlite",
+    "redis",
+    "hiredis",
+    "zxcvbn",
+    "rich",
+    "typer",
+    "prompt_toolkit",
+    "pygments",
+}
 
 
 def loaded(program: str) -> str:
@@ -36,6 +49,11 @@ from gateway.steps.password_change.step import PasswordChange
 config = PasswordChange.Config.model_validate({"backend": {"http": {"url": "http://127.0.0.1/password"}}})
 PasswordChange(config, SimpleNamespace(state=None, vault=None))
 """
+CONSENT = """
+import gateway.app
+from gateway.steps.consent import ConsentConfig
+ConsentConfig.model_validate({"document": "terms.md", "version": "1"}).with_document(b"# Terms")
+"""
 
 
 @pytest.mark.parametrize(
@@ -44,6 +62,7 @@ PasswordChange(config, SimpleNamespace(state=None, vault=None))
         ("hiredis", REDIS % "redis://127.0.0.1:1"),
         ("redis", REDIS % "redis+cluster://127.0.0.1:1"),
         ("zxcvbn", ZXCVBN),
+        ("markdown_it", CONSENT),
     ],
 )
 def test_a_missing_package_is_noticed_when_what_needs_it_is_made(package: str, made: str) -> None:

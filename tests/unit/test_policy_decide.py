@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
 
 from gateway.policy.decide import decide, route
 from gateway.policy.decision import Allow, Asked, Decision, Deny, Need, Shadow, StepUp
-from gateway.policy.facts import Body, BodyUnavailable, Facts
+from gateway.policy.facts import Body, BodyUnavailable, Facts, RecordUnavailable
+from gateway.policy.model import StepInfo
 from gateway.wire.subject import Proof, Subject
 from tests.support.policy import NOW, form_post, request, ruleset
 
@@ -318,3 +320,44 @@ def test_the_rules_of_the_contract_decide_as_it_says() -> None:
     decision = decide(request("/admin"), bob, rules, NOW)
     assert isinstance(decision, Allow)
     assert decision.shadow == (Shadow("office-only", "deny"),)
+
+
+class TestEditions:
+    """A proof is of what was asked then. Where something else is asked now, it counts no more."""
+
+    TERMS = StepInfo("terms", "consent", needs_subject=True, edition="new")
+
+    def decision(self, proof: Proof, *, granted: bool = False) -> Decision:
+        rules = ruleset({"require": ["terms"]})
+        rules = replace(rules, steps={**rules.steps, "terms": self.TERMS})
+        held = {"terms": proof}
+        facts = Facts(subject=Subject("alice"), granted=held) if granted else Facts(subject=Subject("alice"), proofs=held)
+        return decide(request("/x"), facts, rules, NOW)
+
+    def test_a_proof_of_another_edition_does_not_count(self) -> None:
+        assert isinstance(self.decision(Proof("terms", NOW - 1, (), "new")), Allow)
+        assert isinstance(self.decision(Proof("terms", NOW - 1, (), "old")), StepUp)
+        assert isinstance(self.decision(Proof("terms", NOW - 1)), StepUp)
+
+    def test_but_what_was_proved_for_this_very_request_does(self) -> None:
+        assert isinstance(self.decision(Proof("terms", NOW - 1, (), "old"), granted=True), Allow)
+
+
+class TestRecordsAway:
+    def decision(self, **rule: Any) -> Decision:
+        facts = Facts(subject=Subject("alice"), records={"consent": RecordUnavailable("down")})
+        return decide(request("/x"), facts, ruleset({"when": "record.consent == null", **rule}), NOW)
+
+    def test_on_error_says_what_a_store_that_is_away_means(self) -> None:
+        refused = self.decision(require=["human"])
+        assert isinstance(refused, Deny)
+        assert refused.away
+        assert refused.relied_on_pass
+        assert isinstance(self.decision(require=["human"], on_error="require"), StepUp)
+        assert isinstance(self.decision(require=["human"], on_error="skip"), Allow)
+        assert isinstance(self.decision(require=["human"], on_error="allow"), Allow)
+
+    def test_another_error_is_not_for_want_of_a_store(self) -> None:
+        refused = decide(request("/x"), Facts(), ruleset({"when": "1 / 0 == 1", "require": ["human"]}), NOW)
+        assert isinstance(refused, Deny)
+        assert not refused.away

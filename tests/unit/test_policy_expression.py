@@ -1,19 +1,20 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from gateway.policy.decision import Need
 from gateway.policy.expression import Broken, Lacks, Met, Outcome, compile_expression
-from gateway.policy.facts import Body, BodyUnavailable, Facts
+from gateway.policy.facts import Body, BodyUnavailable, Facts, RecordUnavailable
 from gateway.policy.references import ExpressionError
 from gateway.policy.view import View
 from gateway.wire.head import RequestHead
 from gateway.wire.subject import Proof, Subject
 from tests.support.policy import CLAIMS, NOTHING_KNOWN, NOW, form_post, request
 
-RECORDS = frozenset({"consent"})
+RECORDS = {"consent": None, "terms": frozenset({"version", "at"})}
 STEPS = frozenset({"code", "new-password"})
 PAST_LIMIT = "request.form.amount == null || double(request.form.amount) > 100.0"
 
@@ -176,7 +177,7 @@ class TestWhatIsMissing:
         'request.json.a.b == "x"',
         "request.query.a > 1",
         "subject.claims",
-        "record.consent.x == 1",
+        "record.consent.x > 1",
         "[1][2] == 1",
     ],
 )
@@ -200,6 +201,8 @@ def test_errors_and_values_that_are_no_boolean_are_broken(source: str) -> None:
         ('subject.claims["pasword_expired"]', 15, 'did you mean "password_expired"?'),
         ("pass.steps.cod < 3", 11, 'did you mean "code"?'),
         ("record.consnt", 7, 'did you mean "consent"?'),
+        ("record.terms.verson == null", 13, 'record.terms has no field "verson"; did you mean "version"?'),
+        ('record.terms["verson"] == null', 13, 'did you mean "version"?'),
         ('request.path.startWith("/a")', 13, 'did you mean "startsWith"?'),
         ("sizeof(request.path)", 0, "no function named"),
         ("size()", 0, "takes 1 argument, not 0"),
@@ -235,3 +238,29 @@ def test_mistakes_are_found_with_their_place(source: str, offset: int, message: 
 )
 def test_it_knows_what_it_looks_at(source: str, uses: set[str]) -> None:
     assert compile_expression(source, claims=CLAIMS, records=RECORDS).uses == uses
+
+
+@pytest.mark.parametrize(
+    ("source", "value", "met"),
+    [
+        ('record.terms.version != "2026-11"', None, True),
+        ('record.terms.version != "2026-11"', {"version": "2026-11"}, False),
+        ('record["terms"]["version"] == "2026-11"', {"version": "2026-11"}, True),
+        ("record.terms == null", None, True),
+        ("record.terms == null", {"version": "1"}, False),
+        ("has(record.terms.version)", None, False),
+        ("has(record.terms.version)", {"version": "1"}, True),
+        ("record.terms.at != null && now - record.terms.at < duration('24h')", {"at": datetime.fromtimestamp(NOW - 3600, UTC)}, True),
+        ("record.terms.at != null && now - record.terms.at < duration('24h')", None, False),
+    ],
+)
+def test_entries_of_a_record_read_as_null_where_there_is_none(source: str, value: Any, met: bool) -> None:
+    assert outcome(source, facts=Facts(records={"terms": value})) == Met(met)
+
+
+def test_a_record_that_cannot_be_read_is_an_error_unless_it_does_not_matter() -> None:
+    away = Facts(records={"terms": RecordUnavailable("down")})
+    found = outcome('record.terms.version == "1"', facts=away)
+    assert isinstance(found, Broken)
+    assert found.away
+    assert outcome('subject.id == "x" && record.terms.version == "1"', facts=away) == Met(False)

@@ -200,8 +200,6 @@ def test_sections(tmp_path: Path, lines: str, said: str) -> None:
         ("{kind: quiz", "▸{level: 1", "steps.quiz.kind: missing"),
         (": quiz", ": ▸[quiz]", "steps.quiz.kind: is not text"),
         ("{kind: quiz}", "▸quiz", "steps.quiz: is not a mapping; write `key: value` lines"),
-        (": quiz", ": ▸consent", "steps.quiz.kind: not in this version"),
-        (": quiz", ": ▸form", "steps.quiz.kind: not in this version"),
         (": quiz", ": quiz, level: ▸9", "steps.quiz.level: must be at most 5"),
         (": quiz", ": quiz, ttl: ▸2h", "steps.quiz.ttl: must be at most 1h"),
         ("abc", "▸ab", "steps.code.to: must have at least 3 characters"),

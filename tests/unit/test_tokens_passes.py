@@ -179,3 +179,8 @@ def test_grant_is_bound_into_the_signed_pass() -> None:
     granted = BARE.with_grant("t" * 43)
     assert BARE.grant == ""
     assert read(signed(granted)) == granted
+
+
+def test_a_proof_keeps_its_edition() -> None:
+    held = replace(FULL, proofs={"terms": Proof("terms", NOW - 1e7, (), "a4ayc_80"), "code": Proof("code", NOW + 1, ("otp",))})
+    assert read(signed(held)) == held
