@@ -31,6 +31,9 @@ from gateway.flow.repository import TICKET_PARAMETER, Transactions
 from gateway.flow.sessions import Sessions
 from gateway.flow.step import Services
 from gateway.flow.visit import Door
+from gateway.functions.house import House
+from gateway.functions.metadata import RecordedMetadata
+from gateway.functions.runner import Runner
 from gateway.lanes.body import read_body
 from gateway.lanes.errand import errand
 from gateway.lanes.fast import FastConnection, FastLane
@@ -295,12 +298,15 @@ class GatewayApp:
             keyring=lambda: self.keyring, vault=self.vault, entropy=self.entropy, spec=spec.tokens, steps=lambda: self.live.ruleset.steps
         )
         self.passes = PassCookies(self.issuer, spec.passes)
+        house = House(spec.functions.threads)
+        self._held.callback(house.close)
         self.gate = Gate(
             ruleset=lambda: self.live.ruleset,
             identity=lambda: self.live.identity,
             vault=self.vault,
             revocations=self.feed,
             spec=spec.passes,
+            functions=Runner(house, RecordedMetadata(self.records, self.vault), self.entropy, spec.functions),
         )
         self.door = Door(self.transactions, self.guessing, self.gate)
         self.sessions = Sessions(

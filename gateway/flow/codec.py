@@ -82,14 +82,14 @@ def encode(transaction: Transaction) -> bytes:
         "kind": t.kind, "replay": t.replay, "created": t.created, "expires": t.expires, "address": t.address, "rules": list(t.rules),
         "tasks": [
             {"step": k.step, "max_age": k.max_age, "rules": list(k.rules), "passed": _proof(k.passed), "memory": dict(k.memory),
-             "attempts": k.attempts, "blocked_until": k.blocked_until}
+             "attempts": k.attempts, "blocked_until": k.blocked_until, "url": k.url}
             for k in t.tasks
         ],
         "status": t.status.value, "subject": [t.subject.id, dict(t.subject.claims), t.subject.source], "awaits_login": t.awaits_login,
         "late_subject": t.late_subject, "session": t.session, "holder": t.holder, "stored": t.stored, "ticketed": t.ticketed,
         "page": t.page,
         "extended": t.extended, "loop": t.loop, "claims": dict(t.claims), "since": t.since,
-        "reason": t.reason, "jti": t.jti,
+        "reason": t.reason, "jti": t.jti, "run": dict(t.run),
     })  # fmt: skip
 
 
@@ -104,6 +104,7 @@ def decode(data: bytes) -> Transaction:
             memory=k["memory"],
             attempts=k["attempts"],
             blocked_until=k["blocked_until"],
+            url=k.get("url", ""),
         )
         for k in v.pop("tasks")
     )

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.errors import StoreUnavailable
+from gateway.flow.functions import Calling, FunctionRunner, Occasion
 from gateway.flow.identity import Identified, Identity
 from gateway.flow.ports import Vault
 from gateway.policy.decide import decide, route
 from gateway.policy.decision import Allow, Decision, Deny, Need, StepUp
-from gateway.policy.facts import Body, BodyUnavailable, Facts
+from gateway.policy.facts import Body, BodyUnavailable, Facts, Functions
 from gateway.policy.model import Route, Ruleset
 from gateway.spec.sections import PassSpec
 from gateway.tokens.passes import Pass, read_pass
@@ -48,16 +49,23 @@ class Judged:
     identified: Identified
     facts: Facts
 
+    @property
+    def claims(self) -> Mapping[str, Any]:
+        """What rule functions put into tokens."""
+        return self.facts.functions.claims if self.facts.functions is not None else {}
+
 
 class Gate:
     def __init__(
-        self, *, ruleset: Callable[[], Ruleset], identity: Callable[[], Identity], vault: Vault, revocations: Revocations, spec: PassSpec
-    ) -> None:
+        self, *, ruleset: Callable[[], Ruleset], identity: Callable[[], Identity], vault: Vault, revocations: Revocations, spec: PassSpec,
+        functions: FunctionRunner,
+    ) -> None:  # fmt: skip
         self._ruleset = ruleset
         self._identity = identity
         self._vault = vault
         self._revocations = revocations
         self._spec = spec
+        self._functions = functions
         self._passes: OrderedDict[tuple[str, str], Pass] = OrderedDict()
 
     @property
@@ -106,17 +114,34 @@ class Gate:
 
     async def judge(
         self, head: RequestHead, now: float, read_body: BodyReader, *, identified: Identified | None = None,
-        granted: Mapping[str, Proof] | None = None, protocol: str = "http",
+        granted: Mapping[str, Proof] | None = None, protocol: str = "http", occasion: Occasion | None = None,
+        functions: Functions | None = None,
     ) -> Judged:  # fmt: skip
         """The decision for a request. Raises StoreUnavailable where it relied on a pass that may have been revoked.
 
-        identified: who it is judged for, worked out from `head` unless given.
+        identified: who it is judged for, worked out from `head` unless given. occasion: what a run of rule functions belongs to, the
+        request itself unless given. functions: a run that holds for this request too; where the rules need another, all run again.
         """
-        chosen = route(head, self._ruleset())
+        ruleset = self._ruleset()
+        chosen = route(head, ruleset)
         identified = identified or await self.identify(head, chosen.upstream if chosen else "", now)
-        judged = self.judge_known(head, now, identified, granted=granted, protocol=protocol)
-        if isinstance(judged.decision, Need):
-            judged = self.judge_known(head, now, identified, body=await read_body(), granted=granted, protocol=protocol)
+        granted, body, run = granted or {}, None, False
+        judged = self._judge(Facts(granted=granted, protocol=protocol, functions=functions), head, now, identified, ruleset)
+        while isinstance(need := judged.decision, Need):
+            if body is None and (not need.functions or _carries_body(head)):
+                body = await read_body()
+            elif need.functions and not run:
+                run = True
+                # Before anything is done because of a pass; what functions do cannot be taken back.
+                self.rely(identified, now)
+                hit = [rule for rule in ruleset.rules if rule.name in need.functions]
+                upstream = chosen.upstream if chosen else ""
+                calling = Calling(head, body, upstream, identified, granted, occasion or Occasion(protocol), now)
+                functions = await self._functions.run(hit, ruleset, calling)
+            else:
+                raise AssertionError(f"all is gathered, and it needs {need}")
+            facts = Facts(granted=granted, body=body, protocol=protocol, functions=functions)
+            judged = self._judge(facts, head, now, identified, ruleset)
         return judged
 
     def judge_known(
@@ -125,13 +150,14 @@ class Gate:
     ) -> Judged:  # fmt: skip
         """`judge` where it is known who it is for: waits for nothing, and may come to a Need where `body` is None. Raises StoreUnavailable
         as `judge` does."""
-        ruleset = self._ruleset()
-        facts = Facts(
+        return self._judge(Facts(granted=granted or {}, body=body, protocol=protocol), head, now, identified, self._ruleset())
+
+    def _judge(self, facts: Facts, head: RequestHead, now: float, identified: Identified, ruleset: Ruleset) -> Judged:
+        """facts: without what is known of the subject."""
+        facts = replace(
+            facts,
             subject=identified.subject,
             proofs=identified.holder.proofs if identified.holder else {},
-            granted=granted or {},
-            body=body,
-            protocol=protocol,
             pass_issued=identified.holder.issued if identified.holder else None,
         )
         decision = decide(head, facts, ruleset, now)
@@ -170,13 +196,18 @@ class Gate:
         return identified.holder is not None and self._revocations.age(now) > FEED_MAX_AGE
 
 
+def _carries_body(head: RequestHead) -> bool:
+    """RFC 9112 §6: a request has a body where one of these says so."""
+    return head.has("transfer-encoding") or any(value.strip() != "0" for value in head.all("content-length"))
+
+
 def _matters(decision: Allow | Deny, head: RequestHead, facts: Facts, ruleset: Ruleset, now: float) -> bool:
     """Whether the decision could be another without the pass. What anybody may do, whoever holds a pass may do too; and a rule that says
     `on_error: allow` does not wait for a store."""
     if isinstance(decision, Deny):
         return True
     for subject in (NOBODY, facts.subject):
-        match decide(head, replace(facts, subject=subject, proofs={}, pass_issued=None), ruleset, now):
+        match decide(head, replace(facts, subject=subject, proofs={}, pass_issued=None, functions=None), ruleset, now):
             case Allow():
                 continue
             case StepUp(rules=names) if all(rule.on_error == "allow" for rule in ruleset.rules if rule.name in names):

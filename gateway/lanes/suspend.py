@@ -15,6 +15,7 @@ from gateway.errors import BodyTooLarge
 from gateway.flow.asked import Asked
 from gateway.flow.browser import Browser, browser_for
 from gateway.flow.codec import StoredRequest
+from gateway.flow.functions import kept
 from gateway.flow.gate import Judged
 from gateway.flow.places import came_from
 from gateway.flow.ports import Entropy
@@ -122,7 +123,7 @@ class Suspender:
 
     def _new(self, asked: Asked, judged: Judged, decision: StepUp, id_: str, browser: Browser, *, script: bool, loop: str) -> Transaction:
         head, spec = asked.head, self._transactions.spec
-        tasks = [Task(a.step, a.max_age, a.rules) for a in decision.asked]
+        tasks = [Task(a.step, a.max_age, a.rules, url=a.url) for a in decision.asked]
         unsafe = not effective_methods(head) <= _SAFE  # a GET with `_method=POST` is a POST to some
         replayed = head.method != "GET" or unsafe or any(a.max_age == "once" for a in decision.asked)
         ticketed = not script and decision.replay != "off" and replayed
@@ -153,7 +154,8 @@ class Suspender:
             ticketed=ticketed,
             page=came_from(head, self._paths.prefix, self._paths.continue_path),
             loop=loop,
-            jti=self._entropy.token(),
+            jti=judged.facts.functions.jti if judged.facts.functions is not None else self._entropy.token(),
+            run=kept(judged.facts.functions, judged.identified.subject),
         )
 
     async def _still_open(self, key: str, asked: Asked, judged: Judged, steps: list[str]) -> tuple[Transaction, str] | None:
