@@ -8,6 +8,7 @@ A block runs unless the line before it says otherwise. The marks, as HTML commen
     log                      lines that the demo's log held after the tutorial was followed
     append to gateway.yaml / replace the last rule of gateway.yaml    for the commands that follow in the document
     mistakes                 that YAML is wrong on purpose
+    file: NAME               a file beside gateway.yaml, for the commands that follow in the document
 
 In shown output `…` stands for anything, and as a line of its own for any lines.
 """
@@ -132,7 +133,7 @@ def test_every_block_is_of_a_language_that_is_checked_here() -> None:
     odd = [
         b.where
         for b in all_blocks("", *_all_languages())
-        if b.language not in {"yaml", "python", "console", "sh", "json", "text", "mermaid"}
+        if b.language not in {"yaml", "python", "console", "sh", "json", "text", "mermaid", "js"}
     ]
     assert odd == []
 
@@ -208,6 +209,10 @@ def _make_files(value: Any, folder: Path) -> None:
             if key in ("cert_file", "key_file", "ca_file", "logo"):
                 (folder / entry).parent.mkdir(parents=True, exist_ok=True)
                 (folder / entry).touch()
+            elif key == "python":
+                file, _, name = entry.rpartition(":")
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                (folder / file).write_text(f"def {name}(user, context): ...\n")
             elif key == "rules_dir":
                 (folder / entry).mkdir()
             else:
@@ -260,7 +265,10 @@ def commands(block: Block) -> list[tuple[str, str]]:
 
 
 def write_along(block: Block, path: Path) -> None:
-    """Change gateway.yaml as the document tells its reader to."""
+    """Change gateway.yaml as the document tells its reader to, or write a file beside it."""
+    for file in (path.parent / mark.removeprefix("file: ") for mark in block.marks if mark.startswith("file: ")):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(block.text)
     text = path.read_text()
     if block.marked("append to gateway.yaml"):
         path.write_text(text.rstrip("\n") + "\n\n" + block.text)

@@ -233,7 +233,7 @@ class TestFailure:
 
         found = await called.run(broken, nothing, rules=[{"on_error": on_error}])
         assert list(found.ran) == ["r0"]
-        assert error(found.ran["r0"]).startswith("KeyError: 'missing' (test_functions.py:")
+        assert error(found.ran["r0"]).startswith("KeyError: 'missing' (test_rule_functions.py:")
 
     async def test_what_a_failed_one_did_is_forgotten(self, called: Called) -> None:
         async def broken(user: User, context: Context) -> None:

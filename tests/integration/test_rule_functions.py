@@ -20,7 +20,7 @@ import pytest
 from gateway.flow.repository import Found, transaction_id
 from gateway.flow.transaction import Transaction, pass_task, with_task
 from tests.support.front import CHROME, FETCH, Front, cookie_line, cookies, fronting
-from tests.support.gateway import Clock, decoded, read
+from tests.support.gateway import Clock, decoded, read, running
 from tests.support.raw import OK, RawMessage, RawUpstream, answering, raw_client, raw_upstream
 
 ALICE = b"X-Remote-User: alice\r\n"
@@ -51,12 +51,6 @@ def to_page(user, context):
     context.redirect = {"url": "https://page.example.com/start?session_token=T-" + user.jti}
     if context.protocol == "redirect-callback" and context.request.body.get("confirm") != "yes":
         raise Unauthorized("You have to agree.")
-
-
-def one_page_for_somebody(user, context):
-    SEEN.append((context.protocol, user.user_id))
-    if user.user_id:
-        context.redirect = "again"
 
 
 def say(user, context):
@@ -107,8 +101,6 @@ RULES = [
     rule("/page", "to_page"),
     rule("/both", "to_page"),
     {"name": "both-too", "match": {"path": "/both"}, "require": "human"},
-    rule("/late", "one_page_for_somebody"),
-    {"name": "late-too", "match": {"path": "/late"}, "require": "who"},
     rule("/say", "say"),
     rule("/remember/**", "remember"),
     rule("/look", "note"),
@@ -125,7 +117,7 @@ CONFIG: dict[str, Any] = {
     "rules": RULES,
     "identity": [{"from": "header", "name": "X-Remote-User"}],
     "trusted_proxies": ["127.0.0.1"],
-    "steps": {"human": CAPTCHA, "again": CAPTCHA, "who": {"kind": "otp", "methods": ["totp"]}},
+    "steps": {"human": CAPTCHA, "again": CAPTCHA},
     "functions": {"timeout": "300ms"},
     "forward_auth": {"edge": {"dialect": "traefik", "listen": "127.0.0.1:0"}},
 }
@@ -210,7 +202,7 @@ async def place(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
         yield Place(front, upstream, clock, tmp_path)
 
 
-async def test_a_step_is_asked_passed_and_not_asked_again(place: Place) -> None:
+async def test_at_continue_the_rules_run_again_as_redirect_callback(place: Place) -> None:
     asked = await place.ask("GET /step")
     ready, binding = await place.front.solve(asked, ALICE)
     back = await place.ask(f"GET {ready['continue']}", binding + ALICE)
@@ -264,7 +256,7 @@ async def test_a_page_of_others_is_one_step_with_its_url(place: Place) -> None:
     assert task.url == f"https://page.example.com/start?session_token=T-{transaction.jti}"
 
 
-async def test_back_from_the_page_the_request_is_resumed_and_the_user_not_sent_there_again(place: Place) -> None:
+async def test_a_redirect_happens_once_per_flow(place: Place) -> None:
     asked = await place.ask("GET /page?b=c")
     onward = await place.back_from_page(asked, query={"state": "S"}, body={"confirm": "yes"})
     binding = cookie_line(cookies(asked))
@@ -303,9 +295,20 @@ async def test_a_script_repeats_its_request_after_the_page(place: Place) -> None
     assert (await place.ask("GET /page", held + ALICE, kind=FETCH)).status == 401  # this very request, and no other
 
 
-async def test_rules_and_function_make_one_transaction_with_the_page_last(place: Place) -> None:
+async def test_a_redirect_leads_to_its_url_after_all_rules_have_run(place: Place) -> None:
     asked = await place.ask("GET /both")
-    assert (await place.transaction(asked)).remaining == ("human", "@both")
+    transaction = await place.transaction(asked)
+    assert transaction.remaining == ("human", "@both")
+    assert transaction.tasks[1].url.startswith("https://page.example.com/start?")
+    state, found = await place.found(asked)
+    done = pass_task(transaction, "human", at=place.clock(), amr=("user",))
+    await place.front.app.transactions.save(done, found.version, place.clock())
+    onward = await place.back_from_page(asked, body={"confirm": "yes"})
+    assert onward == f"/continue?state={state}"
+    binding = cookie_line(cookies(asked))
+    ticket = located(await place.ask(f"GET {onward}", binding + ALICE))
+    assert (await place.ask(f"GET {ticket}", binding + ALICE)).status == 200
+    assert place.token()["acr"] == "human"
 
 
 async def test_two_tabs_do_not_mix(place: Place) -> None:
@@ -331,7 +334,7 @@ async def test_a_jti_that_a_rule_sets_is_kept(place: Place) -> None:
     assert place.seen[-1][:2] == ("redirect-callback", "a-jti-of-its-own")
 
 
-async def test_what_changed_elsewhere_in_between_is_seen_at_continue(place: Place) -> None:
+async def test_changes_made_elsewhere_are_seen_at_continue(place: Place) -> None:
     asked = await place.ask("GET /step")
     assert (await place.ask("GET /remember/this")).status == 200
     assert (await place.ask("GET /remember/bob", BOB)).status == 200
@@ -349,6 +352,16 @@ async def test_metadata_is_sealed_in_the_records_and_survives_a_restart(place: P
     await place.front.app.reload(read(place.folder / "gateway.yaml"))
     await place.ask("GET /look")
     assert place.seen[0][3] == {"paths": ["/remember/me"]}
+
+
+async def test_too_much_metadata_is_an_error_that_says_what_to_do(place: Place) -> None:
+    assert (await place.ask("GET /remember/" + "x" * 6000)).status == 200
+    assert (await place.ask("GET /remember/" + "y" * 6000)).status == 200
+    assert (await place.ask("GET /remember/" + "z" * 6000)).status == 403
+    [(_, _, outcome, reason)] = place.audit()
+    assert outcome == "failed"
+    assert "the limit is 16,384 (functions.metadata_limit). Keep a pointer here, and the data elsewhere" in reason
+    assert (await place.ask("GET /remember/z")).status == 200  # nothing is lost
 
 
 async def test_claims_go_into_the_upstream_token_and_change_with_it(place: Place) -> None:
@@ -379,7 +392,7 @@ async def test_claims_go_into_the_continue_token_and_are_those_of_continue_after
     [
         ("/broken", "KeyError: 'b' (f.py:"),
         ("/hangs", "not done within 300ms for all functions (functions.timeout)"),
-        ("/nonsense", 'context.redirect names "nowhere", which is no step; there are again, human, who'),
+        ("/nonsense", 'context.redirect names "nowhere", which is no step; there are again, human'),
     ],
 )
 async def test_one_that_fails_refuses_with_an_audit_line_and_without_its_reason(place: Place, path: str, reason: str) -> None:
@@ -409,7 +422,7 @@ async def test_one_that_fails_is_passed_over_where_its_rule_says_so(place: Place
     assert [line[:3] for line in place.audit()] == [("alice", "broken-skipped", "failed")]
 
 
-async def test_a_refusal_is_a_page_to_people_and_problem_json_to_scripts(place: Place) -> None:
+async def test_unauthorized_denies_with_its_message(place: Place) -> None:
     page = await place.ask("GET /refuse")
     assert page.status == 403
     assert b"Not on &lt;b&gt;Sundays&lt;/b&gt;." in page.body
@@ -459,3 +472,35 @@ async def test_forward_auth_runs_it_too(place: Place) -> None:
     assert (await decide("/step")).status in (302, 303, 401)
     assert (await decide("/look")).status == 200
     assert [each[0] for each in place.seen] == ["http", "http"]
+
+
+LATE = """
+SEEN = []
+
+
+def watch(user, context):
+    SEEN.append((context.protocol, user.user_id))
+    context.redirect = "human" if user.user_id else {"url": "https://page.example.com/for-nobody"}
+"""
+
+
+async def test_whoever_logs_in_on_the_way_is_asked_what_they_would_have_been_asked(tmp_path: Path) -> None:
+    (tmp_path / "f.py").write_text(LATE)
+    transfer = {"path": "/transfer", "method": "POST"}
+    rules = [{"name": "late", "match": transfer, "python": "f.py:watch"}, {"name": "code", "match": transfer, "require": "code"}]
+    async with running(tmp_path, rules=rules) as demo:
+        browser = demo.browser()
+        asked = await browser.post("/transfer", {"to": "Late-Unique", "amount": "10"})
+        login = await browser.get(asked.location)
+        assert login.location == "/login"
+        back = await browser.post("/login", {"username": "alice", "password": "wonderland"})
+        assert back.location == asked.location  # the code, and no page that was made for nobody
+        shown = await demo.pass_code(browser, asked.location)
+        assert "stepup_token" in shown.text  # it came from somebody who was not logged in: look at it first
+        again = await browser.post(asked.location, {"action": "send", "stepup_token": shown.hidden("stepup_token")}, follow=True)
+        assert again.status == 200, again.text
+        seen = next(iter(demo.app.live.ruleset.functions.values())).__globals__["SEEN"]
+        assert seen == [("http", ""), ("http", "alice")]
+        done = await demo.pass_captcha(browser, asked.location)
+        assert seen[2:] == [("redirect-callback", "alice")]
+        assert done.url.path in {"/transfer", "/account"}
