@@ -109,8 +109,13 @@ def kept(functions: Functions | None, subject: Subject, *, at: float | None = No
 
 def occasion(transaction: Transaction, subject: Subject) -> Occasion:
     """The run at /continue. It is `redirect-callback` where functions have run for this person before in this transaction. For somebody
-    who has only logged in since, it is the first: a redirect counts, once, or a login on the way would be a way around it."""
+    who has only logged in since, it is the first: a redirect counts, once, or a login on the way would be a way around it.
+
+    A step that is a page of others leaves what it brought back in its task's memory: {"query": {…}, "body": {…}}.
+    """
     run = transaction.run
+    if run.get("for") != [subject.id, subject.source]:
+        return Occasion("http", transaction.jti)
     query: dict[str, Any] = {}
     body: Any = {}
     for task in transaction.tasks:
@@ -119,8 +124,7 @@ def occasion(transaction: Transaction, subject: Subject) -> Occasion:
         query |= task.memory.get("query") or {}
         brought = task.memory.get("body")
         body = {**body, **brought} if isinstance(brought, Mapping) and isinstance(body, Mapping) else brought or body
-    again = run.get("for") == [subject.id, subject.source]
-    return Occasion(REDIRECT_CALLBACK if again else "http", transaction.jti, run.get("claims") or {}, query, body)
+    return Occasion(REDIRECT_CALLBACK, transaction.jti, run.get("claims") or {}, query, body)
 
 
 def at_continue(transaction: Transaction, subject: Subject, now: float) -> Functions | None:

@@ -84,7 +84,14 @@ class Suspender:
             return self._answers.refusal(asked, "loop", href=head.target.raw.decode("latin-1") if head.method == "GET" else "/")
         cookies = (browser.set_cookie,) if browser.set_cookie else ()
         repeatable = script or head.method == "GET"
-        if repeatable and browser.set_cookie is None and (again := await self._still_open(key, asked, judged, steps)) is not None:
+        # What a rule function has put into a URL is for this request, and old soon: a page is opened anew.
+        once_more = script or not any(a.url for a in decision.asked)
+        if (
+            repeatable
+            and once_more
+            and browser.set_cookie is None
+            and (again := await self._still_open(key, asked, judged, steps)) is not None
+        ):
             found, state = again
             if script:
                 return self._answers.step_up(asked, found, state, steps, max_age=max_age, cors=cors)

@@ -324,6 +324,15 @@ async def test_two_tabs_do_not_mix(place: Place) -> None:
         assert place.seen[-1][:2] == ("redirect-callback", transaction.jti)
 
 
+async def test_a_page_that_is_asked_for_again_has_a_url_of_its_own(place: Place) -> None:
+    """The one before may have been left for an hour; and it is still good."""
+    first = await place.ask("GET /page")
+    second = await place.ask("GET /page", cookie_line(cookies(first)) + ALICE)
+    one, two = await place.transaction(first), await place.transaction(second)
+    assert one.id != two.id
+    assert one.tasks[0].url != two.tasks[0].url
+
+
 async def test_a_jti_that_a_rule_sets_is_kept(place: Place) -> None:
     place.of_file("SAID")["jti"] = "a-jti-of-its-own"
     asked = await place.ask("GET /page")
@@ -449,6 +458,31 @@ async def test_for_nobody_it_runs_too(place: Place) -> None:
     assert "nobody is logged in" in place.audit()[0][3]
 
 
+async def test_nothing_runs_because_of_a_pass_that_may_have_been_revoked(place: Place) -> None:
+    held = await place.front.passed("GET /step", ALICE)
+    before = len(place.seen)
+    place.clock.advance(10)  # the revocation feed is older than five seconds now
+    assert (await place.ask("GET /look", held + ALICE)).status == 503
+    assert len(place.seen) == before
+    await place.front.app.feed.refresh()
+    assert (await place.ask("GET /look", held + ALICE)).status == 200
+
+
+async def test_where_the_records_are_away_nothing_runs_and_the_request_may_be_sent_again(place: Place) -> None:
+    asked = await place.ask("POST /step", body=b"a=1")
+    ready, binding = await place.front.solve(asked, ALICE)
+    with closing(sqlite3.connect(place.folder / "var/records.db")) as records:
+        records.execute("ALTER TABLE documents RENAME TO elsewhere")
+    assert (await place.ask("GET /look")).status == 503
+    assert (await place.ask(f"GET {ready['continue']}", binding + ALICE)).status == 503
+    assert place.protocols == ["http"]
+    with closing(sqlite3.connect(place.folder / "var/records.db")) as records:
+        records.execute("ALTER TABLE elsewhere RENAME TO documents")
+    ticket = located(await place.ask(f"GET {ready['continue']}", binding + ALICE))
+    assert (await place.ask(f"GET {ticket}", binding + ALICE)).status == 200
+    assert place.sent() == ["POST /step"]
+
+
 async def test_a_reload_has_what_stands_in_the_file_by_then(place: Place) -> None:
     assert (await place.ask("GET /refuse")).status == 403
     (place.folder / "f.py").write_text(FILE.replace("Not on <b>", "Only on"))
@@ -479,7 +513,7 @@ SEEN = []
 
 
 def watch(user, context):
-    SEEN.append((context.protocol, user.user_id))
+    SEEN.append((context.protocol, user.user_id, context.request.body.get("to")))
     context.redirect = "human" if user.user_id else {"url": "https://page.example.com/for-nobody"}
 """
 
@@ -500,7 +534,26 @@ async def test_whoever_logs_in_on_the_way_is_asked_what_they_would_have_been_ask
         again = await browser.post(asked.location, {"action": "send", "stepup_token": shown.hidden("stepup_token")}, follow=True)
         assert again.status == 200, again.text
         seen = next(iter(demo.app.live.ruleset.functions.values())).__globals__["SEEN"]
-        assert seen == [("http", ""), ("http", "alice")]
+        assert seen == [("http", "", "Late-Unique"), ("http", "alice", "Late-Unique")]
         done = await demo.pass_captcha(browser, asked.location)
-        assert seen[2:] == [("redirect-callback", "alice")]
+        assert seen[2:] == [("redirect-callback", "alice", None)]
         assert done.url.path in {"/transfer", "/account"}
+
+
+async def test_steps_and_a_page_follow_each_other_in_a_flow_that_began_with_nobody(tmp_path: Path) -> None:
+    """The function's page is made for whoever logged in, and added once."""
+    (tmp_path / "f.py").write_text(LATE.replace('"human" if user.user_id else ', "").replace("for-nobody", 'for-" + user.user_id + "'))
+    transfer = {"path": "/transfer", "method": "POST"}
+    rules = [{"name": "code", "match": transfer, "require": "code"}, {"name": "late", "match": transfer, "python": "f.py:watch"}]
+    async with running(tmp_path, rules=rules) as demo:
+        browser = demo.browser()
+        asked = await browser.post("/transfer", {"to": "Late-Unique", "amount": "10"})
+        await browser.get(asked.location)
+        await browser.post("/login", {"username": "alice", "password": "wonderland"})
+        shown = await demo.pass_code(browser, asked.location)
+        await browser.post(asked.location, {"action": "send", "stepup_token": shown.hidden("stepup_token")}, follow=True)
+        found = await demo.app.transactions.load(transaction_id(asked.location.rpartition("/")[2]), time.time())
+        assert found is not None
+        [task] = [each for each in found.transaction.tasks if each.passed is None]
+        assert (task.step, task.url) == ("@late", "https://page.example.com/for-alice")
+        assert found.transaction.extended
