@@ -17,7 +17,7 @@ from gateway.flow.identity import Identified, Identity
 from gateway.flow.ports import Vault
 from gateway.policy.decide import decide, route
 from gateway.policy.decision import Allow, Decision, Deny, Need, StepUp
-from gateway.policy.facts import Body, BodyUnavailable, Facts, Functions
+from gateway.policy.facts import Body, BodyUnavailable, Facts, Functions, Ran
 from gateway.policy.model import Route, Ruleset
 from gateway.spec.sections import PassSpec
 from gateway.tokens.passes import Pass, read_pass
@@ -126,23 +126,29 @@ class Gate:
         chosen = route(head, ruleset)
         identified = identified or await self.identify(head, chosen.upstream if chosen else "", now)
         granted, body, run = granted or {}, None, False
-        judged = self._judge(Facts(granted=granted, protocol=protocol, functions=functions), head, now, identified, ruleset)
+        judged = self._judge(head, now, identified, ruleset, body, granted, protocol, functions)
         while isinstance(need := judged.decision, Need):
             if body is None and (not need.functions or _carries_body(head)):
                 body = await read_body()
             elif need.functions and not run:
                 run = True
-                # Before anything is done because of a pass; what functions do cannot be taken back.
-                self.rely(identified, now)
-                hit = [rule for rule in ruleset.rules if rule.name in need.functions]
                 upstream = chosen.upstream if chosen else ""
                 calling = Calling(head, body, upstream, identified, granted, occasion or Occasion(protocol), now)
-                functions = await self._functions.run(hit, ruleset, calling)
+                functions = await self._run(need.functions, ruleset, calling)
             else:
                 raise AssertionError(f"all is gathered, and it needs {need}")
-            facts = Facts(granted=granted, body=body, protocol=protocol, functions=functions)
-            judged = self._judge(facts, head, now, identified, ruleset)
+            judged = self._judge(head, now, identified, ruleset, body, granted, protocol, functions)
         return judged
+
+    async def _run(self, names: tuple[str, ...], ruleset: Ruleset, calling: Calling) -> Functions:
+        """Raises StoreUnavailable where it would rely on a pass that may have been revoked: what functions do cannot be taken back. Rules
+        that let pass without a store, and those in shadow mode, are worth no refusal: they do not run then."""
+        hit = [rule for rule in ruleset.rules if rule.name in names]
+        if self._stale(calling.identified, calling.now) and all(rule.shadow or rule.on_error == "allow" for rule in hit):
+            ran = {rule.name: Ran(error="the revocation feed is older than 5 s", shadow=rule.shadow) for rule in hit}
+            return Functions(ran, calling.occasion.protocol, calling.occasion.jti, calling.occasion.claims)
+        self.rely(calling.identified, calling.now)
+        return await self._functions.run(hit, ruleset, calling)
 
     def judge_known(
         self, head: RequestHead, now: float, identified: Identified, *, body: Body | BodyUnavailable | None = None,
@@ -150,15 +156,20 @@ class Gate:
     ) -> Judged:  # fmt: skip
         """`judge` where it is known who it is for: waits for nothing, and may come to a Need where `body` is None. Raises StoreUnavailable
         as `judge` does."""
-        return self._judge(Facts(granted=granted or {}, body=body, protocol=protocol), head, now, identified, self._ruleset())
+        return self._judge(head, now, identified, self._ruleset(), body, granted or {}, protocol, None)
 
-    def _judge(self, facts: Facts, head: RequestHead, now: float, identified: Identified, ruleset: Ruleset) -> Judged:
-        """facts: without what is known of the subject."""
-        facts = replace(
-            facts,
+    def _judge(
+        self, head: RequestHead, now: float, identified: Identified, ruleset: Ruleset, body: Body | BodyUnavailable | None,
+        granted: Mapping[str, Proof], protocol: str, functions: Functions | None,
+    ) -> Judged:  # fmt: skip
+        facts = Facts(
             subject=identified.subject,
             proofs=identified.holder.proofs if identified.holder else {},
+            granted=granted,
+            body=body,
+            protocol=protocol,
             pass_issued=identified.holder.issued if identified.holder else None,
+            functions=functions,
         )
         decision = decide(head, facts, ruleset, now)
         if (
@@ -210,7 +221,9 @@ def _matters(decision: Allow | Deny, head: RequestHead, facts: Facts, ruleset: R
         match decide(head, replace(facts, subject=subject, proofs={}, pass_issued=None, functions=None), ruleset, now):
             case Allow():
                 continue
-            case StepUp(rules=names) if all(rule.on_error == "allow" for rule in ruleset.rules if rule.name in names):
+            case StepUp(rules=names) | Need(functions=(_, *_) as names) if all(
+                rule.shadow or rule.on_error == "allow" for rule in ruleset.rules if rule.name in names
+            ):
                 continue
             case _:
                 return True

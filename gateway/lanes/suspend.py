@@ -161,7 +161,7 @@ class Suspender:
             ticketed=ticketed,
             page=came_from(head, self._paths.prefix, self._paths.continue_path),
             loop=loop,
-            jti=judged.facts.functions.jti if judged.facts.functions is not None else self._entropy.token(),
+            jti=(judged.facts.functions.jti if judged.facts.functions is not None else "") or self._entropy.token(),
             run=kept(judged.facts.functions, judged.identified.subject),
         )
 

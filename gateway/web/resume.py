@@ -148,7 +148,7 @@ class Resume:
                 return await self._go_on(asked, state, visit)
             case StepUp():
                 run = kept(functions, subject) or transaction.run
-                jti = functions.jti if functions is not None else transaction.jti
+                jti = (functions.jti if functions is not None else "") or transaction.jti
                 more = None if judged.decision.login else ask_more(replace(transaction, run=run, jti=jti), judged.decision.asked)
                 self._log(asked, transaction, "step-up", judged.decision.rules, "rules run again ask for more")
                 if more is None:

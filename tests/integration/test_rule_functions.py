@@ -458,16 +458,6 @@ async def test_for_nobody_it_runs_too(place: Place) -> None:
     assert "nobody is logged in" in place.audit()[0][3]
 
 
-async def test_nothing_runs_because_of_a_pass_that_may_have_been_revoked(place: Place) -> None:
-    held = await place.front.passed("GET /step", ALICE)
-    before = len(place.seen)
-    place.clock.advance(10)  # the revocation feed is older than five seconds now
-    assert (await place.ask("GET /look", held + ALICE)).status == 503
-    assert len(place.seen) == before
-    await place.front.app.feed.refresh()
-    assert (await place.ask("GET /look", held + ALICE)).status == 200
-
-
 async def test_where_the_records_are_away_nothing_runs_and_the_request_may_be_sent_again(place: Place) -> None:
     asked = await place.ask("POST /step", body=b"a=1")
     ready, binding = await place.front.solve(asked, ALICE)

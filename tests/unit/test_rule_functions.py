@@ -13,7 +13,7 @@ import pytest
 from gateway.errors import StoreUnavailable
 from gateway.flow.functions import Context, Occasion, Unauthorized, User
 from gateway.functions.house import House
-from gateway.functions.metadata import merged
+from gateway.functions.metadata import TRIES, merged
 from gateway.policy.facts import Body, BodyUnavailable, Nowhere, Ran, ToSteps, ToUrl
 from gateway.spec.sections import FunctionsSpec
 from gateway.tokens.passes import Pass
@@ -444,6 +444,11 @@ class TestMetadata:
         await asyncio.gather(*(called.run(write, head=request(f"/{n}")) for n in range(6)))
         assert sorted((await called.metadata.read(ALICE)).app) == [f"/{n}" for n in range(6)]
 
+    async def test_a_page_of_many_requests_counts_its_login_once(self, called: Called) -> None:
+        holder = Pass("sid", "https://bank.example.com", NOW, NOW, ALICE)
+        await asyncio.gather(*(called.run(nothing, holder=holder) for _ in range(40)))
+        assert ((await called.metadata.read(ALICE)).logins, called.records.writes) == (1, 1)
+
     async def test_too_many_at_once_refuse_the_request(self, called: Called) -> None:
         def write(user: User, context: Context) -> None:
             user.app_metadata["a"] = 1
@@ -455,7 +460,7 @@ class TestMetadata:
             called.records.documents[key] = type(held)(value, held.version + 1) if held else pytest.fail("no record")
 
         await called.run(nothing)
-        called.records.meanwhile = [disturb] * 8
+        called.records.meanwhile = [disturb] * TRIES
         with pytest.raises(StoreUnavailable, match="too many at once"):
             await called.run(write)
 
