@@ -35,8 +35,10 @@ def stored_head(stored: StoredRequest, now_at: RequestHead) -> RequestHead:
 
 
 def proved(transaction: Transaction) -> dict[str, Proof]:
-    """What the transaction proved, without the page that only shows what will be sent."""
-    return {name: proof for name, proof in transaction.proofs.items() if name != CONFIRM}
+    """What the transaction proved, without the page that only shows what will be sent; and the pages that rule functions sent the user to,
+    which prove nothing but that they came back from there."""
+    visited = {task.step: task.passed for task in transaction.tasks if task.url and task.passed is not None}
+    return {**{name: proof for name, proof in transaction.proofs.items() if name != CONFIRM}, **visited}
 
 
 def overlaid(identified: Identified, transaction: Transaction) -> Identified:

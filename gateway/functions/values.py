@@ -161,8 +161,9 @@ def _url(url: str) -> str:
         _ = parts.port
     except ValueError:
         parts = urlsplit("")
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise Nonsense("context.redirect.url is no absolute http:// or https:// URL")
+    here = url.startswith("/") and not url.startswith("//") and "\\" not in url
+    if not here and (parts.scheme not in {"http", "https"} or not parts.hostname):
+        raise Nonsense("context.redirect.url is no http:// or https:// URL, and no path of this origin")
     if not url.isascii() or not url.isprintable() or " " in url or len(url) > MAX_URL:
         raise Nonsense(f"context.redirect.url holds what must be percent-encoded, or is longer than {MAX_URL} bytes")
     return url
