@@ -541,7 +541,8 @@ async def test_steps_and_a_page_follow_each_other_in_a_flow_that_began_with_nobo
         await browser.get(asked.location)
         await browser.post("/login", {"username": "alice", "password": "wonderland"})
         shown = await demo.pass_code(browser, asked.location)
-        await browser.post(asked.location, {"action": "send", "stepup_token": shown.hidden("stepup_token")}, follow=True)
+        onward = await browser.post(asked.location, {"action": "send", "stepup_token": shown.hidden("stepup_token")})
+        assert (await browser.get(onward.location)).location == asked.location
         found = await demo.app.transactions.load(transaction_id(asked.location.rpartition("/")[2]), time.time())
         assert found is not None
         [task] = [each for each in found.transaction.tasks if each.passed is None]
