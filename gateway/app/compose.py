@@ -34,6 +34,9 @@ from gateway.flow.repository import TICKET_PARAMETER, Transactions
 from gateway.flow.sessions import Sessions
 from gateway.flow.step import Services
 from gateway.flow.visit import Door
+from gateway.functions.house import House
+from gateway.functions.metadata import RecordedMetadata
+from gateway.functions.runner import Runner
 from gateway.identity.published import PublishedKeys
 from gateway.lanes.anew import Anew
 from gateway.lanes.body import read_body
@@ -303,6 +306,8 @@ class GatewayApp:
         )
         self.passes = PassCookies(self.issuer, spec.passes)
         remembered = Remembered(lambda: self.live.steps)
+        house = House(spec.functions.threads)
+        self._held.callback(house.close)
         self.gate = Gate(
             ruleset=lambda: self.live.ruleset,
             identity=lambda: self.live.identity,
@@ -310,6 +315,7 @@ class GatewayApp:
             revocations=self.feed,
             records=remembered,
             spec=spec.passes,
+            functions=Runner(house, RecordedMetadata(self.records, self.vault), self.entropy, spec.functions),
         )
         self.door = Door(self.transactions, self.guessing, self.gate)
         self.sessions = Sessions(

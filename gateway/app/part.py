@@ -21,7 +21,7 @@ PUBLIC, ADMIN = "listen", "admin.listen"
 
 FIXED = (
     "listen", "lane", "tls", "public_url", "admin", "trusted_proxies", "stores", "secrets", "prefix", "continue_path", "mail",
-    "transactions", "passes", "guessing", "tokens", "limits", "log", "forward_auth",
+    "transactions", "passes", "guessing", "tokens", "limits", "log", "forward_auth", "functions",
 )  # fmt: skip
 """Settings that take effect at a start only."""
 

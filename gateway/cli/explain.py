@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 import re
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,22 @@ import click
 from gateway.app import source_names
 from gateway.cli.common import MISTAKES, config_option, fail, loaded_or_exit
 from gateway.errors import BadTarget
+from gateway.flow.functions import Calling, Occasion
+from gateway.flow.identity import Identified
+from gateway.functions.house import House
+from gateway.functions.metadata import NoMetadata
+from gateway.functions.runner import Runner
 from gateway.policy.body import parse_body
 from gateway.policy.decide import route
-from gateway.policy.decision import Allow, Decision, Deny, Need, StepUp
+from gateway.policy.decision import Allow, Asked, Decision, Deny, Need, StepUp
 from gateway.policy.explain import Explanation
 from gateway.policy.explain import explain as explain_request
-from gateway.policy.facts import Body, Facts
+from gateway.policy.facts import Body, Facts, Functions
 from gateway.settings.load import Loaded
 from gateway.settings.mistakes import nearest
 from gateway.settings.registry import IdentityConfig, KeepsRecord
 from gateway.spec.base import RecordType, format_duration, parse_duration
+from gateway.stores.entropy import SystemEntropy
 from gateway.wire.forwarding import origin_of
 from gateway.wire.head import RequestHead
 from gateway.wire.headers import METHODS
@@ -76,7 +83,8 @@ def explain(config: Path, *, as_json: bool, **given: Any) -> None:
     """Explain what the rules do with a request, and why.
 
     Prints what each rule says, and the decision that follows; nothing is sent anywhere. A rule is a hit, a miss, or unknown: where the
-    body decides and --data does not give it. URL is a full one of `public_url`, or a path (of the first `public_url`).
+    body decides and --data does not give it. Rule functions that are hit do run, for a user without metadata, and nothing of what they
+    change is kept; whatever else they do, they do. URL is a full one of `public_url`, or a path (of the first `public_url`).
 
     \b
     Examples:
@@ -112,7 +120,24 @@ def explain(config: Path, *, as_json: bool, **given: Any) -> None:
     except ValueError as error:
         fail(error, MISTAKES)
     found = explain_request(head, facts, loaded.ruleset, now)
-    click.echo(_json(found, loaded) if as_json else _table(found, head))
+    if isinstance(found.decision, Need) and found.decision.functions:
+        facts = replace(facts, functions=asyncio.run(_run(loaded, head, facts, found, now)))
+        found = explain_request(head, facts, loaded.ruleset, now)
+    click.echo(_json(found, loaded) if as_json else _table(found, head, ran=facts.functions is not None))
+
+
+async def _run(loaded: Loaded, head: RequestHead, facts: Facts, found: Explanation, now: float) -> Functions:
+    """As the gateway runs them, for somebody of whom nothing is kept."""
+    assert isinstance(found.decision, Need)  # noqa: S101 - tells mypy what the caller has asked
+    hit = [rule for rule in loaded.ruleset.rules if rule.name in found.decision.functions]
+    spec = loaded.spec.functions
+    house = House(spec.threads)
+    try:
+        runner = Runner(house, NoMetadata(), SystemEntropy(), spec)
+        calling = Calling(head, facts.body, found.upstream or "", Identified(facts.subject), facts.proofs, Occasion(), now)
+        return await runner.run(hit, loaded.ruleset, calling)
+    finally:
+        house.close()
 
 
 # -- what was asked ------------------------------------------------------------------------------------------------------
@@ -300,7 +325,7 @@ def _words(decision: Decision) -> str:
         case Allow():
             return "allow" + (f", satisfied by {', '.join(decision.steps)}" if decision.steps else "")
         case StepUp():
-            steps = ", ".join(f"{asked.step} ({_how_old(asked.max_age)})" for asked in decision.asked)
+            steps = ", ".join(f"{_step(asked)} ({_how_old(asked.max_age)})" for asked in decision.asked)
             return f"step-up: {steps}; replay {decision.replay}" + ("; somebody must log in first" if decision.login else "")
         case Deny():
             return f"deny {decision.status} by {decision.rule or 'the gateway'}: {decision.public}"
@@ -308,6 +333,11 @@ def _words(decision: Decision) -> str:
             lacks = ["the request's body decides; give it with --data"] if decision.body else []
             lacks += [f"the record {name} decides; give it with --record" for name in sorted(decision.records)]
             return "unknown: " + "; ".join(lacks)
+
+
+def _step(asked: Asked) -> str:
+    """A step by its name; a page of others by its URL, without the query, which may hold a token."""
+    return asked.url.partition("?")[0] if asked.url else asked.step
 
 
 def _how_old(max_age: float | str) -> str:
@@ -320,12 +350,13 @@ def _how_old(max_age: float | str) -> str:
             return f"not older than {format_duration(float(max_age))}"
 
 
-def _table(found: Explanation, head: RequestHead) -> str:
+def _table(found: Explanation, head: RequestHead, *, ran: bool) -> str:
     rows = [("rule", "verdict", "why"), *((rule.name, rule.verdict, rule.why) for rule in found.rules)]
     widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
     lines = [f"{head.method} {head.origin}{head.target.raw.decode('ascii')}", f"upstream  {found.upstream or 'none'}", ""]
     lines += [f"{name:<{widths[0]}}  {verdict:<{widths[1]}}  {why}" for name, verdict, why in rows]
-    return "\n".join([*lines, "", f"decision  {_words(found.decision)}"])
+    note = ["", "Rule functions ran for a user without metadata; what they changed was not kept."] if ran else []
+    return "\n".join([*lines, "", f"decision  {_words(found.decision)}", *note])
 
 
 def _json(found: Explanation, loaded: Loaded) -> str:

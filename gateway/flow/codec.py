@@ -96,7 +96,7 @@ def encode(transaction: Transaction) -> bytes:
         "late_subject": t.late_subject, "session": t.session, "holder": t.holder, "stored": t.stored, "ticketed": t.ticketed,
         "page": t.page,
         "extended": t.extended, "loop": t.loop, "claims": dict(t.claims), "since": t.since,
-        "reason": t.reason, "jti": t.jti,
+        "reason": t.reason, "jti": t.jti, "run": dict(t.run),
     })  # fmt: skip
 
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from gateway.errors import StoreUnavailable
+from gateway.flow.functions import Calling, FunctionRunner, Occasion
 from gateway.flow.identity import Identified, Identity
 from gateway.flow.ports import Vault
 from gateway.policy.decide import decide, route
 from gateway.policy.decision import Allow, Decision, Deny, Need, StepUp
-from gateway.policy.facts import Body, BodyUnavailable, Facts
+from gateway.policy.facts import Body, BodyUnavailable, Facts, Functions, Ran
 from gateway.policy.model import Route, Ruleset
 from gateway.spec.sections import PassSpec
 from gateway.tokens.passes import Pass, read_pass
@@ -53,11 +54,16 @@ class Judged:
     identified: Identified
     facts: Facts
 
+    @property
+    def claims(self) -> Mapping[str, Any]:
+        """What rule functions put into tokens."""
+        return self.facts.functions.claims if self.facts.functions is not None else {}
+
 
 class Gate:
     def __init__(
         self, *, ruleset: Callable[[], Ruleset], identity: Callable[[], Identity], vault: Vault, revocations: Revocations,
-        records: RecordReader, spec: PassSpec,
+        records: RecordReader, spec: PassSpec, functions: FunctionRunner,
     ) -> None:  # fmt: skip
         self._ruleset = ruleset
         self._identity = identity
@@ -65,6 +71,7 @@ class Gate:
         self._revocations = revocations
         self._records = records
         self._spec = spec
+        self._functions = functions
         self._passes: OrderedDict[tuple[str, str], Pass] = OrderedDict()
 
     @property
@@ -113,26 +120,47 @@ class Gate:
 
     async def judge(
         self, head: RequestHead, now: float, read_body: BodyReader, *, identified: Identified | None = None,
-        granted: Mapping[str, Proof] | None = None, protocol: str = "http",
+        granted: Mapping[str, Proof] | None = None, protocol: str = "http", occasion: Occasion | None = None,
+        functions: Functions | None = None,
     ) -> Judged:  # fmt: skip
         """The decision for a request. Raises StoreUnavailable where it relied on a pass that may have been revoked, or on a record that
         cannot be read.
 
-        identified: who it is judged for, worked out from `head` unless given.
+        identified: who it is judged for, worked out from `head` unless given. occasion: what a run of rule functions belongs to, the
+        request itself unless given. functions: a run that holds for this request too; where the rules need another, all run again.
         """
-        chosen = route(head, self._ruleset())
+        ruleset = self._ruleset()
+        chosen = route(head, ruleset)
         identified = identified or await self.identify(head, chosen.upstream if chosen else "", now)
-        judged = self.judge_known(head, now, identified, granted=granted, protocol=protocol)
+        granted, run = granted or {}, False
         body: Body | BodyUnavailable | None = None
         records: dict[str, Any] = {}
+        judged = self._judge(head, now, identified, ruleset, body, records, granted, protocol, functions)
         while isinstance(need := judged.decision, Need):
             # What one rule needs may come to light when another has what it needs; nothing is gathered twice.
-            if need.body:
+            if (need.body or (need.functions and _carries_body(head))) and body is None:
                 body = await read_body()
-            if need.records:
+            elif need.records and not need.records <= records.keys():
                 records |= await self._records.records(need.records, identified.subject)
-            judged = self.judge_known(head, now, identified, body=body, records=records, granted=granted, protocol=protocol)
+            elif need.functions and not run:
+                run = True
+                upstream = chosen.upstream if chosen else ""
+                calling = Calling(head, body, upstream, identified, granted, occasion or Occasion(protocol), now)
+                functions = await self._run(need.functions, ruleset, calling)
+            else:
+                raise AssertionError(f"all is gathered, and it needs {need}")
+            judged = self._judge(head, now, identified, ruleset, body, records, granted, protocol, functions)
         return judged
+
+    async def _run(self, names: tuple[str, ...], ruleset: Ruleset, calling: Calling) -> Functions:
+        """Raises StoreUnavailable where it would rely on a pass that may have been revoked: what functions do cannot be taken back. Rules
+        that let pass without a store, and those in shadow mode, are worth no refusal: they do not run then."""
+        hit = [rule for rule in ruleset.rules if rule.name in names]
+        if self._stale(calling.identified, calling.now) and all(rule.shadow or rule.on_error == "allow" for rule in hit):
+            ran = {rule.name: Ran(error="the revocation feed is older than 5 s", shadow=rule.shadow) for rule in hit}
+            return Functions(ran, calling.occasion.protocol, calling.occasion.jti, calling.occasion.claims)
+        self.rely(calling.identified, calling.now)
+        return await self._functions.run(hit, ruleset, calling)
 
     def judge_known(
         self, head: RequestHead, now: float, identified: Identified, *, body: Body | BodyUnavailable | None = None,
@@ -140,15 +168,21 @@ class Gate:
     ) -> Judged:  # fmt: skip
         """`judge` where it is known who it is for: waits for nothing, and comes to a Need where `body` is None or a record is missing and
         it matters. Raises StoreUnavailable as `judge` does."""
-        ruleset = self._ruleset()
+        return self._judge(head, now, identified, self._ruleset(), body, records or {}, granted or {}, protocol, None)
+
+    def _judge(
+        self, head: RequestHead, now: float, identified: Identified, ruleset: Ruleset, body: Body | BodyUnavailable | None,
+        records: Mapping[str, Any], granted: Mapping[str, Proof], protocol: str, functions: Functions | None,
+    ) -> Judged:  # fmt: skip
         facts = Facts(
             subject=identified.subject,
             proofs=identified.holder.proofs if identified.holder else {},
-            granted=granted or {},
+            granted=granted,
             body=body,
-            records=records or {},
+            records=records,
             protocol=protocol,
             pass_issued=identified.holder.issued if identified.holder else None,
+            functions=functions,
         )
         decision = decide(head, facts, ruleset, now)
         if isinstance(decision, Deny) and decision.away:
@@ -188,6 +222,11 @@ class Gate:
         return identified.holder is not None and self._revocations.age(now) > FEED_MAX_AGE
 
 
+def _carries_body(head: RequestHead) -> bool:
+    """RFC 9112 §6: a request has a body where one of these says so."""
+    return head.has("transfer-encoding") or any(value.strip() != "0" for value in head.all("content-length"))
+
+
 def _matters(decision: Allow | Deny, head: RequestHead, facts: Facts, ruleset: Ruleset, now: float) -> bool:
     """Whether the decision could be another without the pass. What anybody may do, whoever holds a pass may do too; and a rule that says
     `on_error: allow` does not wait for a store."""
@@ -195,10 +234,12 @@ def _matters(decision: Allow | Deny, head: RequestHead, facts: Facts, ruleset: R
         return True
     nobodys = replace(facts, subject=NOBODY, records=dict.fromkeys(facts.records))
     for known in (nobodys, facts):
-        match decide(head, replace(known, proofs={}, pass_issued=None), ruleset, now):
+        match decide(head, replace(known, proofs={}, pass_issued=None, functions=None), ruleset, now):
             case Allow():
                 continue
-            case StepUp(rules=names) if all(rule.on_error == "allow" for rule in ruleset.rules if rule.name in names):
+            case StepUp(rules=names) | Need(functions=(_, *_) as names) if all(
+                rule.shadow or rule.on_error == "allow" for rule in ruleset.rules if rule.name in names
+            ):
                 continue
             case _:
                 return True

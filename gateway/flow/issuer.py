@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,8 +20,11 @@ MOST_CACHED = 4096
 
 
 def authentication(proofs: Mapping[str, Proof], steps: Mapping[str, StepInfo]) -> dict[str, Any]:
-    """`acr` (space-separated, in the order of proving), `amr` (RFC 8176) and `auth_time` (of the latest step) as claims."""
-    done = sorted(proofs.values(), key=lambda p: p.at)
+    """`acr` (space-separated, in the order of proving), `amr` (RFC 8176) and `auth_time` (of the latest step) as claims.
+
+    A page that a rule function sent the user to is no step: that the user came back from it proves nothing.
+    """
+    done = sorted((p for p in proofs.values() if not p.step.startswith("@")), key=lambda p: p.at)
     if not done:
         return {}
     names = [(steps[p.step].acr or p.step) if p.step in steps else p.step for p in done]
@@ -47,6 +51,7 @@ class Issuer:
     def continue_token(self, transaction: Transaction, state: str, now: float) -> str:
         """Evidence of what was proved in a transaction that is READY. Not a bearer token."""
         claims = {
+            **(transaction.run.get("claims") or {}),
             "iss": transaction.origin,
             "aud": transaction.upstream,
             "sub": transaction.subject.id,
@@ -59,26 +64,31 @@ class Issuer:
         return sign(TokenKind.CONTINUE, claims, keyring=self._keyring(), now=now, ttl=self._spec.continue_ttl)
 
     def upstream_token(
-        self, holder: Pass | None, subject: Subject, proofs: Mapping[str, Proof], *, origin: str, upstream: str, now: float
-    ) -> str:
-        """What the upstream may verify. Kept by pass and proofs for up to its life, and never sent with less than a third of it left."""
-        return self.lasting_token(holder, subject, proofs, origin=origin, upstream=upstream, now=now)[0]
+        self, holder: Pass | None, subject: Subject, proofs: Mapping[str, Proof], *, origin: str, upstream: str, now: float,
+        claims: Mapping[str, Any] | None = None,
+    ) -> str:  # fmt: skip
+        """What the upstream may verify. Kept by pass, proofs and claims for up to its life, and never sent with less than a third of it
+        left. claims: what rule functions add; none of ours."""
+        return self.lasting_token(holder, subject, proofs, origin=origin, upstream=upstream, now=now, claims=claims)[0]
 
     def lasting_token(
-        self, holder: Pass | None, subject: Subject, proofs: Mapping[str, Proof], *, origin: str, upstream: str, now: float
-    ) -> tuple[str, float]:
+        self, holder: Pass | None, subject: Subject, proofs: Mapping[str, Proof], *, origin: str, upstream: str, now: float,
+        claims: Mapping[str, Any] | None = None,
+    ) -> tuple[str, float]:  # fmt: skip
         """An upstream token, and until when (seconds since the epoch) it may be sent."""
         sid = holder.sid if holder else ""
         kid = self._keyring().signing[0].kid  # after a rotation nothing more is sent that the old key signed
         results = self._results(holder, proofs)
         # `repr` tells 1 from true and from "1".
         told = "".join(f" {name}={value!r}" for name, value in sorted(results.items()))
-        named = f"{kid} {origin} {upstream} {','.join(sorted(proofs))}{told}"
+        added = json.dumps(claims, sort_keys=True) if claims else ""
+        named = f"{kid} {origin} {upstream} {','.join(sorted(proofs))}{told} {added}"
         key = (sid, subject.id, named, max((p.at for p in proofs.values()), default=0.0))
         kept = self._kept.get(key)
         if holder is not None and kept is not None and now < kept[1]:
             return kept
-        claims = {
+        said = {
+            **(claims or {}),
             "iss": origin,
             "aud": upstream,
             "sub": subject.id,
@@ -87,7 +97,7 @@ class Issuer:
             **authentication(proofs, self._steps()),
             **({"results": results} if results else {}),
         }
-        token = sign(TokenKind.UPSTREAM, claims, keyring=self._keyring(), now=now, ttl=self._spec.upstream_ttl)
+        token = sign(TokenKind.UPSTREAM, said, keyring=self._keyring(), now=now, ttl=self._spec.upstream_ttl)
         self._kept[key] = token, now + self._spec.upstream_ttl * 2 / 3
         if len(self._kept) > MOST_CACHED:
             self._kept.popitem(last=False)

@@ -8,17 +8,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gateway.flow.codec import StoredRequest
+from gateway.flow.functions import at_continue, occasion
 from gateway.flow.gate import Gate, Judged
 from gateway.flow.identity import Identified
 from gateway.flow.transaction import CONFIRM, Transaction
 from gateway.policy.body import parse_body
-from gateway.policy.facts import Body, BodyUnavailable
+from gateway.policy.facts import REDIRECT_CALLBACK, Body, BodyUnavailable
 from gateway.tokens.passes import Pass
 from gateway.wire.head import RequestHead
 from gateway.wire.subject import Proof
 from gateway.wire.target import parse_target
-
-REDIRECT_CALLBACK = "redirect-callback"
 
 
 def stored_head(stored: StoredRequest, now_at: RequestHead) -> RequestHead:
@@ -36,8 +35,10 @@ def stored_head(stored: StoredRequest, now_at: RequestHead) -> RequestHead:
 
 
 def proved(transaction: Transaction) -> dict[str, Proof]:
-    """What the transaction proved, without the page that only shows what will be sent."""
-    return {name: proof for name, proof in transaction.proofs.items() if name != CONFIRM}
+    """What the transaction proved, without the page that only shows what will be sent; and the pages that rule functions sent the user to,
+    which prove nothing but that they came back from there."""
+    visited = {task.step: task.passed for task in transaction.tasks if task.url and task.passed is not None}
+    return {**{name: proof for name, proof in transaction.proofs.items() if name != CONFIRM}, **visited}
 
 
 def overlaid(identified: Identified, transaction: Transaction) -> Identified:
@@ -48,9 +49,10 @@ def overlaid(identified: Identified, transaction: Transaction) -> Identified:
 
 
 async def rerun(
-    gate: Gate, transaction: Transaction, stored: StoredRequest, identified: Identified, asked: RequestHead, now: float, *, limit: int
-) -> Judged:
-    """The decision on a suspended request, now. `limit`: bytes that conditions look into."""
+    gate: Gate, transaction: Transaction, stored: StoredRequest, identified: Identified, asked: RequestHead, now: float, *, limit: int,
+) -> Judged:  # fmt: skip
+    """The decision on a suspended request, now. `limit`: bytes that conditions look into. What rule functions came to at /continue, a
+    moment ago, holds."""
     head = stored_head(stored, asked)
 
     async def body() -> Body | BodyUnavailable:
@@ -59,7 +61,10 @@ async def rerun(
         return parse_body(head.get("content-type"), stored.body, limit)
 
     who = overlaid(identified, transaction)
-    return await gate.judge(head, now, body, identified=who, granted=proved(transaction), protocol=REDIRECT_CALLBACK)
+    return await gate.judge(
+        head, now, body, identified=who, granted=proved(transaction), protocol=REDIRECT_CALLBACK,
+        occasion=occasion(transaction, who.subject), functions=at_continue(transaction, who.subject, now),
+    )  # fmt: skip
 
 
 def base_pass(identified: Identified, *, origin: str, sid: str, now: float) -> Pass:

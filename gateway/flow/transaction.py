@@ -92,7 +92,8 @@ class Transaction:
     awaits_login: a subject is needed first. ticketed: resumes by a one-use ticket (else GET is just repeated). late_subject: the subject
     came after the suspension. session: digest of the app session at the suspension ("" for none); holder: sid of the pass that spoke for
     it, "" for nobody's. page: where the user came from (path), for cancel and replay: off.
-    extended: the rules, run again, have added a step once. loop: key of the counter that detects loops.
+    extended: the rules, run again, have added a step once. loop: key of the counter that detects loops. run: what rule functions must find
+    again (see flow.functions): whom they ran for, claims for tokens, and at /continue what they came to.
     """
 
     id: str
@@ -123,6 +124,7 @@ class Transaction:
     since: float = 0.0
     reason: str = ""
     jti: str = ""
+    run: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def current(self) -> Task | None:
@@ -179,7 +181,7 @@ def pass_task(
 def ask_more(transaction: Transaction, asked: tuple[Asked, ...]) -> Transaction | None:
     """Add what the rules, run again, still ask for: once, and never a step that was already asked here. None: refuse."""
     known = {t.step for t in transaction.tasks}
-    fresh = tuple(Task(a.step, a.max_age, a.rules) for a in asked if a.step not in known)
+    fresh = tuple(Task(a.step, a.max_age, a.rules, url=a.url) for a in asked if a.step not in known)
     if transaction.extended or len(fresh) != len(asked) or not fresh:
         return None
     tail = tuple(t for t in transaction.tasks if t.step == CONFIRM)

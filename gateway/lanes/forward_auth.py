@@ -123,7 +123,7 @@ class ForwardAuth:
         return allow_headers(
             proxy,
             head,
-            token=self._relay.token(head, judged, identified, steps, asked.now) if gated and steps else b"",
+            token=self._relay.token(head, judged, identified, steps, asked.now) if (gated and steps) or judged.claims else b"",
             subject=identified.subject.id,
             strip=identified.strip,
             session_cookies=source.cookie_names if source else frozenset(),

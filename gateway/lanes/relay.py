@@ -161,7 +161,7 @@ class Relay:
     ) -> Headers:
         source = self._sessions.source(judged.route.upstream) if judged.route else None
         added: list[tuple[bytes, bytes]] = []
-        if gated and steps:
+        if (gated and steps) or judged.claims:
             added.append((TOKEN_HEADER, self.token(head, judged, identified, steps, asked.now)))
         if _upgrades(head):
             added += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
@@ -169,14 +169,15 @@ class Relay:
         return upstream_fields(head, identified, upstream, source, trusted=trusted, added=tuple(added))
 
     def token(self, head: RequestHead, judged: Judged, identified: Identified, steps: tuple[str, ...], now: float) -> bytes:
-        """The upstream token for a request that these steps let through."""
+        """The upstream token for a request that these steps let through, or that rule functions say something about."""
         known = {**judged.facts.proofs, **judged.facts.granted}
         proofs: dict[str, Proof] = {s: known[s] for s in steps if s in known}
         holder: Pass | None = identified.holder
         upstream = judged.route.upstream if judged.route else ""
-        return self._issuer.upstream_token(holder, identified.subject, proofs, origin=head.origin, upstream=upstream, now=now).encode(
-            "ascii"
+        made = self._issuer.upstream_token(
+            holder, identified.subject, proofs, origin=head.origin, upstream=upstream, now=now, claims=judged.claims
         )
+        return made.encode("ascii")
 
     def _on_head(
         self, asked: Asked, head: RequestHead, name: str, upstream: Upstream, identified: Identified, login: Login | None,

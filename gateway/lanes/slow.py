@@ -17,6 +17,7 @@ from aiohttp import web
 
 from gateway.errors import BodyTooLarge, ClientGone, Conflict, GatewayError, StoreUnavailable, UpstreamFault
 from gateway.flow.asked import Asked
+from gateway.flow.functions import tell
 from gateway.flow.gate import BodyReader, Gate, Judged
 from gateway.flow.guessing import Guessing
 from gateway.flow.ports import Entropy
@@ -148,9 +149,11 @@ class SlowLane:
         judged = await self._gate.judge(asked.head, asked.now, read_body)
         if (answer := await self._anew.begins(asked, judged)) is not None:
             return answer
+        functions = judged.facts.functions
+        await tell(self._trail, asked, functions, judged.identified.subject)
         if await self._used_up(asked, judged):
             bare = replace(judged.identified, holder=replace(judged.identified.holder, proofs={})) if judged.identified.holder else None
-            judged = await self._gate.judge(asked.head, asked.now, read_body, identified=bare)
+            judged = await self._gate.judge(asked.head, asked.now, read_body, identified=bare, functions=functions)
         decision = judged.decision
         self._log(asked, judged)
         match decision:
@@ -199,7 +202,9 @@ class SlowLane:
         transaction = visit.found.transaction
         if transaction.status is not Status.READY or transaction.ticketed or not same_target(asked.head, transaction):
             return None
-        again = await self._gate.judge(asked.head, asked.now, read_body, identified=judged.identified, granted=proved(transaction))
+        again = await self._gate.judge(
+            asked.head, asked.now, read_body, identified=judged.identified, granted=proved(transaction), functions=judged.facts.functions
+        )
         if not isinstance(again.decision, Allow):
             return None
         try:

@@ -16,6 +16,7 @@ from gateway.errors import BodyTooLarge
 from gateway.flow.asked import Asked
 from gateway.flow.browser import Browser, browser_for
 from gateway.flow.codec import StoredRequest
+from gateway.flow.functions import kept
 from gateway.flow.gate import Judged
 from gateway.flow.places import came_from
 from gateway.flow.ports import Entropy
@@ -87,7 +88,14 @@ class Suspender:
             return self._answers.refusal(asked, "loop", href=head.target.raw.decode("latin-1") if head.method == "GET" else "/")
         cookies = (browser.set_cookie,) if browser.set_cookie else ()
         repeatable = script or head.method == "GET"
-        if repeatable and browser.set_cookie is None and (again := await self._still_open(key, asked, judged, steps)) is not None:
+        # What a rule function has put into a URL is for this request, and old soon: a page is opened anew.
+        once_more = script or not any(a.url for a in decision.asked)
+        if (
+            repeatable
+            and once_more
+            and browser.set_cookie is None
+            and (again := await self._still_open(key, asked, judged, steps)) is not None
+        ):
             found, state = again
             if script:
                 return self._answers.step_up(asked, found, state, steps, max_age=max_age, cors=cors)
@@ -126,7 +134,7 @@ class Suspender:
 
     def _new(self, asked: Asked, judged: Judged, decision: StepUp, id_: str, browser: Browser, *, script: bool, loop: str) -> Transaction:
         head, spec = asked.head, self._transactions.spec
-        tasks = [Task(a.step, a.max_age, a.rules) for a in decision.asked]
+        tasks = [Task(a.step, a.max_age, a.rules, url=a.url) for a in decision.asked]
         unsafe = not effective_methods(head) <= _SAFE  # a GET with `_method=POST` is a POST to some
         replayed = head.method != "GET" or unsafe or any(a.max_age == "once" for a in decision.asked)
         ticketed = not script and decision.replay != "off" and replayed
@@ -157,7 +165,8 @@ class Suspender:
             ticketed=ticketed,
             page=came_from(head, self._paths.prefix, self._paths.continue_path),
             loop=loop,
-            jti=self._entropy.token(),
+            jti=(judged.facts.functions.jti if judged.facts.functions is not None else "") or self._entropy.token(),
+            run=kept(judged.facts.functions, judged.identified.subject),
         )
 
     async def _still_open(self, key: str, asked: Asked, judged: Judged, steps: list[str]) -> tuple[Transaction, str] | None:

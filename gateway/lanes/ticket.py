@@ -15,6 +15,7 @@ from aiohttp import web
 from gateway.errors import Conflict, GatewayError, StoreUnavailable
 from gateway.flow.asked import Asked
 from gateway.flow.codec import StoredRequest
+from gateway.flow.functions import tell
 from gateway.flow.gate import Gate, Judged
 from gateway.flow.identity import Identified, SessionSource
 from gateway.flow.ports import AuditEvent
@@ -79,6 +80,7 @@ class Tickets:
     async def _resume(self, request: web.BaseRequest, asked: Asked, visit: Visit, stored: StoredRequest) -> web.StreamResponse:
         transaction, identified = visit.found.transaction, visit.identified
         judged = await rerun(self._gate, transaction, stored, identified, asked.head, asked.now, limit=self._condition_limit)
+        await tell(self._trail, asked, judged.facts.functions, judged.identified.subject)
         decision = judged.decision
         moved = judged.route is None or judged.route.upstream != transaction.upstream
         if not isinstance(decision, Allow) or moved:

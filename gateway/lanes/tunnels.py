@@ -16,6 +16,7 @@ from typing import Protocol
 
 from gateway.flow.gate import FEED_MAX_AGE, Judged, Revocations
 from gateway.policy.decision import Allow
+from gateway.policy.facts import Ran, ToSteps
 from gateway.policy.model import Require, Rule
 from gateway.spec.sections import PassSpec
 
@@ -52,9 +53,9 @@ def lease(judged: Judged, rules: Mapping[str, Rule], spec: PassSpec, now: float)
     names = decision.rules if isinstance(decision, Allow) else ()
     hit = [rules[name] for name in names if name in rules]
     for rule in hit:
-        if not isinstance(rule.effect, Require) or isinstance(rule.max_age, str):
+        if isinstance(rule.max_age, str):
             continue  # `session`: as long as the pass; `once`: this very request, however long it takes
-        for step in rule.effect.steps:
+        for step in _steps(rule, judged):
             if step in judged.facts.granted:
                 ends.append((now + rule.max_age, "max_age"))  # proved for this request, however long its other steps took
             elif step in judged.facts.proofs:
@@ -62,6 +63,18 @@ def lease(judged: Judged, rules: Mapping[str, Rule], spec: PassSpec, now: float)
     until, why = min(ends)
     lenient = bool(hit) and all(rule.on_error == "allow" for rule in hit)
     return Lease(holder.sid if holder is not None else "", until, why, relied and not lenient)
+
+
+def _steps(rule: Rule, judged: Judged) -> tuple[str, ...]:
+    """What a rule asked for, or its function."""
+    if isinstance(rule.effect, Require):
+        return rule.effect.steps
+    functions = judged.facts.functions
+    match functions.ran.get(rule.name) if functions is not None else None:
+        case Ran(redirect=ToSteps(steps), error=None):
+            return steps
+        case _:
+            return ()
 
 
 class Tunnels:

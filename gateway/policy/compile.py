@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from gateway.policy.condition import Condition, Mapped, condition
 from gateway.policy.expression import Expression, compile_expression
 from gateway.policy.glob import Glob, GlobError, host_glob, path_glob, value_glob
 from gateway.policy.index import RuleIndex
-from gateway.policy.model import LoginPaths, Permit, Refuse, Require, Route, Rule, Ruleset, StepInfo
+from gateway.policy.model import LoginPaths, Permit, Refuse, Require, Route, Rule, Ruleset, Run, StepInfo
 from gateway.policy.network import parse_network
 from gateway.policy.references import ExpressionError, nearest
 from gateway.spec.rules import MatchSpec, RouteSpec, RuleSpec
@@ -42,11 +42,12 @@ def compile_rules(
     claims: frozenset[str] = frozenset(),
     records: Mapping[str, frozenset[str] | None] | None = None,
     version: str = "",
+    functions: Mapping[str, Callable[..., Any]] | None = None,
 ) -> Ruleset | tuple[Problem, ...]:
     """Compile well-shaped specs, or say everything that is wrong with them, in their order.
 
     upstreams: name to whether it ignores case. claims: what any identity source declares. records: names of records, each with the names of
-    its entries; None = not known here, any will do.
+    its entries; None = not known here, any will do. functions: rule functions by the reference that rules name them by.
     Without routes, a single upstream serves everything.
     """
     compiler = _Compiler(frozenset(upstreams), frozenset(steps), claims, records)
@@ -65,6 +66,7 @@ def compile_rules(
         logins=tuple(logins),
         case_insensitive=frozenset(name for name, folds in upstreams.items() if folds),
         version=version,
+        functions=functions or {},
     )
 
 
@@ -140,10 +142,10 @@ class _Compiler:
             elif (spec.deny is not None or spec.allow) and _unconditional(spec):
                 ends[canonical] = spec
 
-    def _effect(self, spec: RuleSpec, loc: Loc) -> Require | Refuse | Permit:
-        given = [name for name in ("require", "deny", "allow") if getattr(spec, name) is not None]
+    def _effect(self, spec: RuleSpec, loc: Loc) -> Require | Refuse | Permit | Run:
+        given = [name for name in ("require", "deny", "allow", "python") if getattr(spec, name) is not None]
         if len(given) != 1:
-            self._problem(loc, f"needs exactly one of require, deny and allow; it has {' and '.join(given) or 'none'}")
+            self._problem(loc, f"needs exactly one of require, deny, allow and python; it has {' and '.join(given) or 'none'}")
         if spec.allow is False:
             self._problem(
                 (*loc, "allow"), "only `allow: true` says something; use `deny` to refuse, or `enabled: false` to switch the rule off"
@@ -156,6 +158,8 @@ class _Compiler:
             return Require(tuple(dict.fromkeys(spec.require)))
         if spec.deny is not None:
             return Refuse(spec.deny.status, spec.deny.message)
+        if spec.python is not None:
+            return Run(spec.python)
         return Permit()
 
     def _when(self, source: str | None, loc: Loc) -> Expression | None:

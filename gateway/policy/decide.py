@@ -2,6 +2,7 @@
 
 All rules run, in file order: each may add steps; `allow` ends the run and keeps what was collected; `deny` ends it and discards it. Rules
 in shadow mode are reported and change nothing. What a rule lacks is asked for (`Need`) only where it could still change the decision.
+Rule functions are asked for last, all that were hit together: what YAML rules refuse anyway runs none. The redirect set last counts.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import Final, Literal, assert_never
 from gateway.policy.condition import Key
 from gateway.policy.decision import Allow, Asked, Decision, Deny, MaxAge, Need, Shadow, StepUp
 from gateway.policy.expression import Broken, Lacks, Met
-from gateway.policy.facts import Facts
-from gateway.policy.model import Permit, Refuse, Require, Route, Rule, Ruleset
+from gateway.policy.facts import REDIRECT_CALLBACK, Facts, Nowhere, Ran, Redirect, ToSteps, ToUrl
+from gateway.policy.model import Permit, Refuse, Require, Route, Rule, Ruleset, Run
 from gateway.policy.view import View
 from gateway.wire.head import RequestHead
 from gateway.wire.subject import Proof
@@ -58,6 +59,7 @@ Verdict = Hit | Miss | Unknown | Faulty
 HIT: Final = Hit()
 BODY: Final = Unknown(Need(body=True))
 NOTHING: Final = Allow()
+UNCHECKED: Final = "This request could not be checked, so it was refused."
 NO_ROUTE: Final = Deny(404, "There is nothing at this address.", "no route leads to an upstream", rule="")
 _STRICTNESS: Final = {"auto": 0, "confirm": 1, "off": 2}
 
@@ -101,6 +103,9 @@ class _Collected:
     records: frozenset[str] = frozenset()
     replay: Literal["auto", "confirm", "off"] = "auto"
     relied: bool = False
+    functions: list[str] = field(default_factory=list)
+    unrun: bool = False
+    redirect: tuple[Rule, Redirect] | None = None
 
     def hits(self, rule: Rule) -> None:
         self.hit.append(rule.name)
@@ -117,6 +122,9 @@ def run(rules: Iterable[Rule], view: View, facts: Facts, ruleset: Ruleset, now: 
             # What a store holds is not worth failing a request for; the body is read only to report truly.
             if isinstance(verdict, Unknown):
                 collected.body |= verdict.need.body
+            elif isinstance(verdict, Hit) and isinstance(rule.effect, Run):
+                if (ran := _ran(rule, collected, facts)) is not None:
+                    collected.shadow.append(Shadow(rule.name, did(ran)))
             elif not isinstance(verdict, Miss):
                 collected.shadow.append(Shadow(rule.name, effect(rule) if isinstance(verdict, Hit) else "deny"))
             continue
@@ -127,7 +135,7 @@ def run(rules: Iterable[Rule], view: View, facts: Facts, ruleset: Ruleset, now: 
             case Unknown(need):
                 collected.body |= need.body
                 collected.records |= need.records
-                if not isinstance(rule.effect, Require):
+                if not isinstance(rule.effect, Require | Run):
                     break  # whether the run ends here is open
                 continue
             case Faulty(reason, away):
@@ -138,27 +146,84 @@ def run(rules: Iterable[Rule], view: View, facts: Facts, ruleset: Ruleset, now: 
                 assert_never(verdict)
         match rule.effect:
             case Require():
-                for step in askable(rule, view, facts, ruleset):
-                    if proved(step, rule.max_age, facts, now, ruleset.steps[step].edition):
-                        collected.proved[step] = None
-                    else:
-                        collected.asked[step] = _merged(collected.asked.get(step), step, rule)
+                _ask(askable(rule, view, facts, ruleset), rule, collected, facts, ruleset, now)
             case Refuse(status, message):
                 return Deny(status, message, f"rule {rule.name} denies", rule.name, collected.relied, tuple(collected.shadow))
             case Permit():
                 break
+            case Run():
+                ran = _ran(rule, collected, facts)
+                if ran is not None and (refused := _after(rule, ran, collected)) is not None:
+                    return refused
             case _:
                 assert_never(rule.effect)
+    if not collected.unrun:
+        _redirect(collected, view, facts, ruleset, now)
     return _outcome(collected, facts, ruleset)
+
+
+def _ran(rule: Rule, collected: _Collected, facts: Facts) -> Ran | None:
+    """What a function did that was hit; None where it has not run yet."""
+    collected.functions.append(rule.name)
+    ran = facts.functions.ran.get(rule.name) if facts.functions is not None else None
+    if ran is None:
+        collected.unrun = True
+    return ran
+
+
+def _after(rule: Rule, ran: Ran, collected: _Collected) -> Deny | None:
+    """A function has run: a refusal, or what it adds to the run."""
+    shadow = tuple(collected.shadow)
+    if ran.denied is not None:
+        return Deny(403, ran.denied, f"rule {rule.name}: its function refuses", rule.name, collected.relied, shadow)
+    if ran.error is not None and rule.on_error in {"deny", "require"}:
+        # `require` names no steps here: what a function would have asked for is known to nobody.
+        private = f"rule {rule.name}: its function failed ({ran.error}) and on_error is {rule.on_error}"
+        return Deny(403, UNCHECKED, private, rule.name, collected.relied, shadow)
+    if ran.error is None and ran.redirect is not None:
+        collected.redirect = rule, ran.redirect
+    return None
+
+
+def _redirect(collected: _Collected, view: View, facts: Facts, ruleset: Ruleset, now: float) -> None:
+    """What the functions' redirect comes to, after all rules have run."""
+    if facts.functions is None or not collected.functions:
+        return
+    if facts.functions.protocol == REDIRECT_CALLBACK:
+        # Once per flow: nothing is asked here. What was proved for a function's sake counts as it would for a `require`.
+        collected.proved.update(dict.fromkeys(step for step in facts.granted if step in ruleset.steps))
+        return
+    match collected.redirect:
+        case None | (_, Nowhere()):
+            return
+        case (rule, ToUrl(url)):
+            step = page(rule.name)
+            if step not in facts.granted:
+                collected.asked[step] = Asked(step, "once", (rule.name,), url)
+        case (rule, ToSteps(steps)):
+            _ask(_asked_here(steps, view, facts, ruleset), rule, collected, facts, ruleset, now)
+
+
+def _ask(steps: Iterable[str], rule: Rule, collected: _Collected, facts: Facts, ruleset: Ruleset, now: float) -> None:
+    for step in steps:
+        if proved(step, rule.max_age, facts, now, ruleset.steps[step].edition):
+            collected.proved[step] = None
+        else:
+            collected.asked[step] = _merged(collected.asked.get(step), step, rule)
 
 
 def _outcome(collected: _Collected, facts: Facts, ruleset: Ruleset) -> Decision:
     if collected.body or collected.records:
         return Need(body=collected.body, records=collected.records)
+    if collected.unrun:
+        return Need(functions=tuple(collected.functions))
     hit, shadow = tuple(collected.hit), tuple(collected.shadow)
     if collected.asked:
-        login = not facts.subject.known and any(ruleset.steps[step].needs_subject for step in collected.asked)
-        return StepUp(tuple(collected.asked.values()), hit, collected.replay, login, shadow)
+        known = [ruleset.steps[step] for step in collected.asked if step in ruleset.steps]
+        login = not facts.subject.known and any(step.needs_subject for step in known)
+        # Who must log in first is somebody else then: a page that a function made for nobody is none for them. The functions run again.
+        asked = tuple(each for each in collected.asked.values() if not (login and each.url))
+        return StepUp(asked, hit, collected.replay, login, shadow)
     by_pass = bool(collected.proved)
     return Allow(hit, tuple(collected.proved), by_pass, by_pass or collected.relied, shadow)
 
@@ -166,10 +231,12 @@ def _outcome(collected: _Collected, facts: Facts, ruleset: Ruleset) -> Decision:
 def judge(rule: Rule, view: View, facts: Facts, ruleset: Ruleset, now: float) -> Verdict:
     """Whether one rule speaks about a request."""
     verdict = _judge(rule, view, facts, now)
-    if isinstance(verdict, Miss) or not isinstance(rule.effect, Require):
+    if isinstance(verdict, Miss) or not isinstance(rule.effect, Require | Run):
         return verdict
     if view.preflight:
         return Miss("preflight")
+    if isinstance(rule.effect, Run):
+        return verdict
     steps = askable(rule, view, facts, ruleset)
     if not steps:
         return Miss("login")
@@ -229,13 +296,39 @@ def proved(step: str, max_age: MaxAge, facts: Facts, now: float, edition: str = 
 def askable(rule: Rule, view: View, facts: Facts, ruleset: Ruleset) -> tuple[str, ...]:
     """The steps of a `require` that can be asked of this subject here: nobody is refused a login for not being logged in."""
     assert isinstance(rule.effect, Require)  # noqa: S101 - tells mypy what the caller has matched
+    return _asked_here(rule.effect.steps, view, facts, ruleset)
+
+
+def _asked_here(steps: tuple[str, ...], view: View, facts: Facts, ruleset: Ruleset) -> tuple[str, ...]:
     if facts.subject.known or not _login_path(view, ruleset):
-        return rule.effect.steps
-    return tuple(step for step in rule.effect.steps if not ruleset.steps[step].needs_subject)
+        return steps
+    return tuple(step for step in steps if step in ruleset.steps and not ruleset.steps[step].needs_subject)
+
+
+def page(rule: str) -> str:
+    """The name that stands for the page of a rule function among steps. No configured step has an `@`."""
+    return "@" + rule
+
+
+def did(ran: Ran) -> str:
+    """What a function did, in a few words and without the query of its URL, which may hold a token."""
+    match ran:
+        case Ran(error=str(error)):
+            return f"fail ({error})"
+        case Ran(denied=str(message)):
+            return f"deny ({message})"
+        case Ran(redirect=ToUrl(url)):
+            return f"redirect to {url.partition('?')[0].partition('#')[0]}"
+        case Ran(redirect=ToSteps(steps)):
+            return f"require {','.join(steps)}"
+        case Ran(redirect=Nowhere()):
+            return "redirect nowhere"
+        case _:
+            return "nothing"
 
 
 def effect(rule: Rule) -> str:
-    """ "deny", "allow" or "require a,b"."""
+    """ "deny", "allow", "require a,b" or "run"."""
     match rule.effect:
         case Require(steps):
             return f"require {','.join(steps)}"
@@ -243,6 +336,8 @@ def effect(rule: Rule) -> str:
             return "deny"
         case Permit():
             return "allow"
+        case Run():
+            return "run"
 
 
 def _login_path(view: View, ruleset: Ruleset) -> bool:
@@ -259,6 +354,8 @@ def _relies(rule: Rule, verdict: Verdict, facts: Facts) -> bool:
         case Miss("who"):
             return True
         case _:
+            if isinstance(rule.effect, Run) and not isinstance(verdict, Miss):
+                return True  # it may look at whatever it likes
             return rule.who != "any" or (rule.when is not None and any(_of_somebody(use) for use in rule.when.uses))
 
 
@@ -287,4 +384,4 @@ def _seconds(max_age: MaxAge) -> float:
 def _fault(rule: Rule, reason: str, collected: _Collected, *, away: bool) -> Deny:
     private = f"rule {rule.name}: `when` cannot be evaluated ({reason}) and on_error is deny"
     shadow = tuple(collected.shadow)
-    return Deny(403, "This request could not be checked, so it was refused.", private, rule.name, collected.relied, shadow, away)
+    return Deny(403, UNCHECKED, private, rule.name, collected.relied, shadow, away)

@@ -13,7 +13,7 @@ MaxAge = float | Literal["session", "once"]
 
 @dataclass(frozen=True, slots=True)
 class Shadow:
-    """A rule in shadow mode that was hit, and what it would have done ("deny", "allow" or "require a,b")."""
+    """A rule in shadow mode that was hit, and what it would have done ("deny", "allow", "require a,b", or of a function what it did)."""
 
     rule: str
     effect: str
@@ -21,11 +21,16 @@ class Shadow:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One step that is still open, the strictest age any rule asks for, and the rules that ask."""
+    """One step that is still open, the strictest age any rule asks for, and the rules that ask.
+
+    url: where a rule function sends the user to a page of its own; then `step` is "@" and the rule's name, which no configured step has,
+    and `max_age` is "once".
+    """
 
     step: str
     max_age: MaxAge
     rules: tuple[str, ...]
+    url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +74,12 @@ class Deny:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Gather this and ask again. `body`: the request body up to `limits.condition_body`; `records`: names of records."""
+    """Gather this and ask again. `body`: the request body up to `limits.condition_body`; `records`: names of records; `functions`: rules
+    whose functions must run, in this order, with one user and one context for all of them. Functions are asked for alone, and last."""
 
     body: bool = False
     records: frozenset[str] = frozenset()
+    functions: tuple[str, ...] = ()
 
 
 Decision = Allow | StepUp | Deny | Need

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Literal, assert_never
 
 from gateway.policy.condition import Condition, HostTest, Key, MapTest, MediaTest, NetworkTest, PathTest, UpstreamTest
-from gateway.policy.decide import Faulty, Hit, Miss, Unknown, Verdict, askable, decide, effect, judge, proved, route
+from gateway.policy.decide import Faulty, Hit, Miss, Unknown, Verdict, askable, decide, did, effect, judge, proved, route
 from gateway.policy.decision import Decision, Need
 from gateway.policy.facts import Facts
 from gateway.policy.glob import Glob
-from gateway.policy.model import Permit, Refuse, Require, Rule, Ruleset
+from gateway.policy.model import Permit, Refuse, Require, Rule, Ruleset, Run
 from gateway.policy.view import View
 from gateway.spec.base import format_duration
 from gateway.wire.head import RequestHead
@@ -53,7 +53,7 @@ def explain(head: RequestHead, facts: Facts, ruleset: Ruleset, now: float) -> Ex
         if ended is not None:
             why = f"not reached, the run ended at {ended}; {why}"
         lines.append(Explained(rule.name, _named(verdict), why, ended is None))
-        if ended is None and _ends(rule, verdict):
+        if ended is None and _ends(rule, verdict, facts):
             ended = rule.name
     return Explanation(found.upstream, tuple(lines), decision)
 
@@ -68,9 +68,12 @@ def _named(verdict: Verdict) -> Literal["hit", "miss", "unknown"]:
             return "unknown"
 
 
-def _ends(rule: Rule, verdict: Verdict) -> bool:
+def _ends(rule: Rule, verdict: Verdict, facts: Facts) -> bool:
     if rule.shadow or isinstance(verdict, Miss):
         return False
+    if isinstance(rule.effect, Run) and isinstance(verdict, Hit | Unknown):
+        ran = facts.functions.ran.get(rule.name) if facts.functions is not None else None
+        return ran is not None and (ran.denied is not None or (ran.error is not None and rule.on_error in {"deny", "require"}))
     return isinstance(verdict, Faulty) or not isinstance(rule.effect, Require)
 
 
@@ -98,6 +101,9 @@ def _done(rule: Rule, view: View, facts: Facts, ruleset: Ruleset, now: float) ->
             return f"denies with {status}"
         case Permit():
             return "allows, and ends the run"
+        case Run():
+            ran = facts.functions.ran.get(rule.name) if facts.functions is not None else None
+            return "its function was not run" if ran is None else f"its function ran: {did(ran)}"
         case Require():
             parts = []
             for step in askable(rule, view, facts, ruleset):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from gateway.wire.subject import NOBODY, Proof, Subject
 
@@ -29,6 +29,57 @@ class BodyUnavailable:
     reason: str
 
 
+REDIRECT_CALLBACK: Final = "redirect-callback"
+"""The protocol of a run at /continue: redirects of rule functions do not count there (once per flow)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToUrl:
+    """A rule function sends the user to a page of its own."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToSteps:
+    """A rule function asks for configured steps."""
+
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Nowhere:
+    """A rule function took back what an earlier one had set."""
+
+
+Redirect = ToUrl | ToSteps | Nowhere
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What one rule function did. redirect: None where it set none. denied: its public message. error: why it failed, for the log. shadow:
+    its rule is in shadow mode."""
+
+    redirect: Redirect | None = None
+    denied: str | None = None
+    error: str | None = None
+    shadow: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Functions:
+    """One run of rule functions. ran: by the rule's name; those behind one that ended the run are missing. protocol: the one they saw.
+
+    jti: `user.jti` as they left it; claims: what they put into tokens. earlier: it was for another request of the same transaction.
+    """
+
+    ran: Mapping[str, Ran] = field(default_factory=dict)
+    protocol: str = "http"
+    jti: str = ""
+    claims: Mapping[str, Any] = field(default_factory=dict)
+    earlier: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class RecordUnavailable:
     """There may be such a record: the store is away. Conditions on it are errors, unless they come to the same without it."""
@@ -43,7 +94,7 @@ class Facts:
 
     proofs: what the pass proved (empty where the pass is not this subject's). granted: steps proved in the
     transaction that is being resumed; they count whatever their age, also for `once`.
-    protocol: "http", or "redirect-callback" when rules run again at /continue.
+    protocol: "http", or "redirect-callback" when rules run again at /continue. functions: None = not run yet.
     """
 
     subject: Subject = NOBODY
@@ -53,3 +104,4 @@ class Facts:
     records: Mapping[str, Any] = field(default_factory=dict)
     protocol: str = "http"
     pass_issued: float | None = None
+    functions: Functions | None = None

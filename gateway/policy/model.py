@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from gateway.policy.condition import Condition
 from gateway.policy.decision import MaxAge
@@ -29,6 +29,13 @@ class Permit:
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """function: its reference, `/path/to/file.py:name`."""
+
+    function: str
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """One rule. `position` is its place in file order, over all files."""
 
@@ -38,7 +45,7 @@ class Rule:
     excuse: Condition | None
     who: Literal["authenticated", "anonymous", "any"]
     when: Expression | None
-    effect: Require | Refuse | Permit
+    effect: Require | Refuse | Permit | Run
     max_age: MaxAge
     replay: Literal["auto", "confirm", "off"]
     shadow: bool
@@ -76,7 +83,8 @@ class LoginPaths:
 
 @dataclass(frozen=True, slots=True)
 class Ruleset:
-    """Everything that decisions depend on. `case_insensitive`: upstreams whose paths are judged case-folded too."""
+    """Everything that decisions depend on. `case_insensitive`: upstreams whose paths are judged case-folded too. `functions`: rule
+    functions by reference; nothing in this room calls them."""
 
     rules: tuple[Rule, ...]
     index: RuleIndex
@@ -85,3 +93,4 @@ class Ruleset:
     logins: tuple[LoginPaths, ...]
     case_insensitive: frozenset[str]
     version: str = ""
+    functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)

@@ -1,6 +1,7 @@
 """gateway.yaml as typed settings and a compiled ruleset, or every mistake in it.
 
-Nothing is opened that does not exist yet: key file and SQLite stores are made at start. Loading has no side effects.
+Nothing is opened that does not exist yet: key file and SQLite stores are made at start. Loading has no side effects, but for what the files
+of rule functions do when they are run.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from gateway.settings import cross
 from gateway.settings.absolute import absolute
 from gateway.settings.documents import with_documents
 from gateway.settings.entries import identity_entries, rule_entries, step_entries
+from gateway.settings.functions import rule_functions
 from gateway.settings.interpolate import expander
 from gateway.settings.introspection import check_introspection
 from gateway.settings.mistakes import Mistake, Problems, Report, Source, nearest
@@ -136,7 +138,8 @@ def _load(path: Path, environ: Mapping[str, str], kinds: Registry) -> Loaded | P
     steps = with_documents(step_entries(raw.get("steps"), main, kinds, report), main, files, report)
     identity = identity_entries(raw.get("identity"), main, kinds, report)
     written = [(source, *entry) for source in sources for entry in _entries(_rules_of(source), source, "rules", report)]
-    rules = rule_entries(written, report)
+    named = rule_functions(rule_entries(written, report), report, files.read, files.digest)
+    rules = named.rules
     cross.check_references(report, main, raw, written)
     if spec is not None:
         cross.check_sections(report, main, spec, kinds)
@@ -150,8 +153,9 @@ def _load(path: Path, environ: Mapping[str, str], kinds: Registry) -> Loaded | P
 
     version = files.digest.hexdigest()[:16]
     ruleset = compile_policies(
-        spec=spec, routes=routes, rules=rules, steps=steps, identity=identity, kinds=kinds, version=version, main=main, report=report
-    )
+        spec=spec, routes=routes, rules=rules, steps=steps, identity=identity, kinds=kinds, version=version, main=main, report=report,
+        functions=named.functions,
+    )  # fmt: skip
     watched = tuple(dict.fromkeys(files.read))
     if report.found or spec is None or ruleset is None:
         return Problems(report.sorted(), watched)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from gateway.policy.compile import Problem, compile_rules
 from gateway.policy.model import LoginPaths, Ruleset, StepInfo
@@ -25,6 +26,7 @@ def compile_policies(
     version: str,
     main: Source,
     report: Report,
+    functions: Mapping[str, Callable[..., Any]],
 ) -> Ruleset | None:
     """Compile what is well shaped. Names count as known although their entry holds a mistake. None if there is any mistake here."""
     compiled = compile_rules(
@@ -36,6 +38,7 @@ def compile_policies(
         claims=frozenset().union(*(_claims(config) for config in (*(e.config for e in identity), *(e.config for e in steps.values())))),
         records=_records(main, steps, kinds),
         version=version,
+        functions=functions,
     )
     if isinstance(compiled, Ruleset):
         return compiled

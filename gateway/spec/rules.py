@@ -37,7 +37,8 @@ class DenySpec(Spec):
 
 
 class RuleSpec(Spec):
-    """One rule: `match` + `when` select requests; exactly one of `require`, `deny`, `allow` says what follows."""
+    """One rule: `match` + `when` select requests; exactly one of `require`, `deny`, `allow`, `python` says what
+    follows."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$", description="Unique; appears in logs, explain and the audit trail.")
     match: MatchSpec = Field(default_factory=MatchSpec, description="Which requests; all keys must hold.")
@@ -49,6 +50,11 @@ class RuleSpec(Spec):
     require: Many[str] | None = Field(None, min_length=1, description="Names under `steps:`, asked in this order.")
     deny: DenySpec | None = Field(None, description="Refuse the request.")
     allow: Bool | None = Field(None, description="`true` ends the run and keeps the steps collected so far.")
+    python: str | None = Field(
+        None,
+        description="A rule function that says what follows: `path/to/file.py:name`, called with `(user, context)`. See "
+        "[rule functions](how-to/rule-functions.md).",
+    )
     max_age: Annotated[
         MaxAge, Field(description="How old a proof may be: a duration, `session` (as long as the pass) or `once` (this very request).")
     ] = "session"
@@ -60,7 +66,7 @@ class RuleSpec(Spec):
     on_error: Literal["deny", "require", "skip", "allow"] = Field(
         "deny",
         description="What an error in `when` means: refuse (default), count as met (`require`), as not met (`skip`), or let the request "
-        "past this rule (`allow`), also when a store is away.",
+        "past this rule (`allow`), also when a store is away. An error in a rule function likewise; there `require` refuses.",
     )
 
     @field_validator("max_age", mode="before")

@@ -225,6 +225,14 @@ class ForwardAuthSpec(Spec):
     )
 
 
+class FunctionsSpec(Spec):
+    """Rule functions (`python:` in rules)."""
+
+    timeout: Duration = Field(20.0, gt=0, description="Time for all rule functions of one run; one that is not done by then has failed.")
+    metadata_limit: Size = Field(16_384, description="Largest `app_metadata` and `user_metadata` of a user, together, as JSON.")
+    threads: Int = Field(16, ge=1, description="Plain functions (`def`) that run at once, in each worker; further ones wait.")
+
+
 class LogSpec(Spec):
     """What is logged, on standard error."""
 
@@ -270,6 +278,7 @@ class GatewaySpec(Spec):
     tokens: TokensSpec = Field(default_factory=TokensSpec, description="Signed tokens.")
     introspection: IntrospectionSpec | None = Field(None, description="Who may ask what a token says (RFC 7662); nobody unless set.")
     limits: LimitsSpec = Field(default_factory=LimitsSpec, description="Bounds on clients.")
+    functions: FunctionsSpec = Field(default_factory=FunctionsSpec, description="Rule functions.")
     log: LogSpec = Field(default_factory=LogSpec, description="Logging.")
     forward_auth: Annotated[dict[str, ForwardAuthSpec], BeforeValidator(_string_keys)] = Field(
         default_factory=dict, description="Proxies that ask for the decision and forward by themselves, by name."

@@ -120,7 +120,7 @@ class WebAnswers:
             request_id=asked.request_id,
             description="This request needs a step-up: " + ", ".join(steps),
             steps=steps,
-            acr_values=[infos[s].acr or s if s in infos else s for s in steps],
+            acr_values=[infos[s].acr or s if s in infos else s for s in steps if not s.startswith("@")],
             max_age=int(max_age) if max_age is not None else None,
             **opened,
         )

@@ -7,6 +7,8 @@ ticket, and it is the ticket that consumes the transaction.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, assert_never
 
 from aiohttp import web
@@ -14,6 +16,7 @@ from aiohttp import web
 from gateway.errors import BodyTooLarge, Conflict, TokenInvalid
 from gateway.flow.asked import Asked
 from gateway.flow.cookies import PassCookies
+from gateway.flow.functions import kept, tell
 from gateway.flow.gate import Gate
 from gateway.flow.issuer import Issuer
 from gateway.flow.ports import AuditEvent
@@ -137,15 +140,24 @@ class Resume:
         if stored is None:
             return self._answers.refusal(asked, "expired", href=transaction.page, about=transaction)
         judged = await rerun(self._gate, transaction, stored, visit.identified, asked.head, asked.now, limit=self._condition_limit)
+        functions, subject = judged.facts.functions, judged.identified.subject
+        await tell(self._trail, asked, functions, subject)
         match judged.decision:
             case Allow():
                 self._log(asked, transaction, "resume", judged.decision.rules, "")
+                if functions is not None and not functions.earlier and transaction.ticketed:
+                    # What they did is done once: at the ticket, in a moment, it holds.
+                    ran = replace(transaction, run=kept(functions, subject, at=asked.now))
+                    with suppress(Conflict):  # another /continue was first: its run holds as well, and the ticket is the same
+                        await self._transactions.save(ran, visit.found.version, asked.now)
                 return await self._go_on(asked, state, visit)
             case StepUp():
                 if (back := reopen(transaction, judged.decision.asked)) is not None:
                     self._log(asked, transaction, "step-up", judged.decision.rules, "came back, and the rules still ask")
                     return await self._still_asked(asked, state, visit, back)
-                more = None if judged.decision.login else ask_more(transaction, judged.decision.asked)
+                run = kept(functions, subject) or transaction.run
+                jti = (functions.jti if functions is not None else "") or transaction.jti
+                more = None if judged.decision.login else ask_more(replace(transaction, run=run, jti=jti), judged.decision.asked)
                 self._log(asked, transaction, "step-up", judged.decision.rules, "rules run again ask for more")
                 if more is None:
                     return await self._refused(

@@ -9,6 +9,7 @@ A block runs unless the line before it says otherwise. The marks, as HTML commen
     append to gateway.yaml / replace the last rule of gateway.yaml    for the commands that follow in the document
     mistakes                 that YAML is wrong on purpose
     code: NAME               run by name in tests/integration/test_docs_auth0.py; JavaScript always is
+    file: NAME               a file beside gateway.yaml, for the commands that follow in the document
 
 In shown output `…` stands for anything, and as a line of its own for any lines.
 """
@@ -270,7 +271,10 @@ def commands(block: Block) -> list[tuple[str, str]]:
 
 
 def write_along(block: Block, path: Path) -> None:
-    """Change gateway.yaml as the document tells its reader to."""
+    """Change gateway.yaml as the document tells its reader to, or write a file beside it."""
+    for file in (path.parent / mark.removeprefix("file: ") for mark in block.marks if mark.startswith("file: ")):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(block.text)
     text = path.read_text()
     if block.marked("append to gateway.yaml"):
         path.write_text(text.rstrip("\n") + "\n\n" + block.text)

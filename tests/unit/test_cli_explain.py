@@ -124,7 +124,7 @@ def test_json_tells_every_rule_the_upstream_and_the_decision_with_all_its_parts(
     assert all(rule["why"] and rule["reached"] for rule in found["rules"])
     assert found["decision"] == {
         "decision": "step-up",
-        "asked": [{"step": "code", "max_age": "once", "rules": ["large"]}],
+        "asked": [{"step": "code", "max_age": "once", "rules": ["large"], "url": ""}],
         "rules": ["large"],
         "replay": "confirm",
         "login": False,
@@ -134,7 +134,7 @@ def test_json_tells_every_rule_the_upstream_and_the_decision_with_all_its_parts(
 
 def test_json_of_a_need_says_what_is_needed(config: Path) -> None:
     found = explained(config, "POST", "/pay")
-    assert found["decision"] == {"decision": "need", "body": True, "records": []}
+    assert found["decision"] == {"decision": "need", "body": True, "records": [], "functions": []}
     assert next(rule for rule in found["rules"] if rule["rule"] == "large")["verdict"] == "unknown"
 
 

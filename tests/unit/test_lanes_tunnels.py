@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -12,7 +12,7 @@ from gateway.flow.gate import Judged
 from gateway.flow.identity import Identified
 from gateway.lanes.tunnels import LOOK, STALE_LOOKS, Lease, Tunnels, lease
 from gateway.policy.decision import Allow, Decision, StepUp
-from gateway.policy.facts import Facts
+from gateway.policy.facts import Facts, Functions, Ran, ToSteps
 from gateway.policy.model import Rule
 from gateway.spec.sections import PassSpec
 from gateway.tokens.passes import Pass
@@ -30,6 +30,7 @@ RULES: dict[str, Rule] = {
         {"name": "session", "match": {"path": "/**"}, "require": "human"},
         {"name": "once", "match": {"path": "/**"}, "require": "human", "max_age": "once"},
         {"name": "lenient", "match": {"path": "/**"}, "require": "human", "on_error": "allow"},
+        {"name": "function", "match": {"path": "/**"}, "python": "f.py:f", "max_age": "5m"},
         {"name": "open", "match": {"path": "/**"}, "allow": True},
     ).rules
 }
@@ -43,6 +44,11 @@ def judged(decision: Decision, *, subject: Subject = ALICE, held: bool = True, g
     return Judged(decision, None, Identified(subject=subject, holder=holder), facts)
 
 
+def asked_by_function(found: Judged) -> Judged:
+    ran = Functions({"function": Ran(ToSteps(("human",)))})
+    return replace(found, facts=replace(found.facts, functions=ran))
+
+
 def allowed(*names: str, relied: bool = True) -> Allow:
     return Allow(names, ("human",), by_pass=relied, relied_on_pass=relied)
 
@@ -51,6 +57,10 @@ OVER = NOW - 600 + SPEC.max_age
 
 LEASES = {
     "a rule with an age": (judged(allowed("five"), human=100), Lease("sid", NOW + 200, "max_age", relied=True)),
+    "a function of a rule with an age": (
+        asked_by_function(judged(allowed("function"), human=100)), Lease("sid", NOW + 200, "max_age", relied=True),
+    ),
+    "a function that asked for nothing": (judged(allowed("function"), human=100), Lease("sid", OVER, "pass_over", relied=True)),
     "the strictest of several": (judged(allowed("five", "one"), human=10), Lease("sid", NOW + 50, "max_age", relied=True)),
     "the oldest step": (judged(allowed("one"), human=10, code=40), Lease("sid", NOW + 20, "max_age", relied=True)),
     "as long as the pass": (judged(allowed("session"), human=100), Lease("sid", OVER, "pass_over", relied=True)),

@@ -34,7 +34,7 @@ def told(*rules: dict[str, Any], **more: Any) -> list[tuple[tuple[str | int, ...
         ({"except": {}, **CODE}, ("rules", 0, "except"), "excuses nothing", None),
         ({"when": "request.pth == 1", **CODE}, ("rules", 0, "when"), 'did you mean "path"?', 8),
         ({"when": "true &&", **CODE}, ("rules", 0, "when"), "ends too early", 7),
-        ({}, ("rules", 0), "exactly one of require, deny and allow; it has none", None),
+        ({}, ("rules", 0), "exactly one of require, deny, allow and python; it has none", None),
         ({"deny": {}, **CODE}, ("rules", 0), "it has require and deny", None),
         ({"allow": False}, ("rules", 0, "allow"), "only `allow: true` says something", None),
         ({"allow": True, "when": "true", "on_error": "require"}, ("rules", 0, "on_error"), "asks for no steps", None),

@@ -221,15 +221,14 @@ def test_sections(tmp_path: Path, lines: str, said: str) -> None:
         (
             "name: one\n    match: {path: /a/**}\n    require: [quiz]",
             "▸name: one\n    match: {path: /a/**}",
-            "rules[0]: needs exactly one of require, deny and allow; it has none",
+            "rules[0]: needs exactly one of require, deny, allow and python; it has none",
         ),
         (
             "name: one\n    match: {path: /a/**}\n    require: [quiz]",
             "▸name: one\n    match: {path: /a/**}\n    require: [quiz]\n    allow: true",
-            "rules[0]: needs exactly one of require, deny and allow; it has require and allow",
+            "rules[0]: needs exactly one of require, deny, allow and python; it has require and allow",
         ),
         ("require: [quiz]", "deny: {status: ▸200}", "rules[0].deny.status: must be at least 400"),
-        ("quiz]", "quiz]\n    ▸python: a.py:f", "rules[0].python: not in this version"),
         ("quiz]", "quiz]\n    ▸intercept: {}", "rules[0].intercept: not in this version"),
         ("quiz]", "quiz]\n    ▸resume: {}", "rules[0].resume: not in this version"),
         ("quiz]", "quiz]\n    ▸except_: {path: /x}", 'rules[0].except_: unknown key; did you mean "except"?'),
