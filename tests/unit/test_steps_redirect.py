@@ -89,7 +89,7 @@ def test_an_acr_reaches_the_rules(tmp_path: Any) -> None:
     )
     found = load(tmp_path / "gateway.yaml", environ={}, kinds=REGISTRY)
     assert not isinstance(found, Problems), str(found)
-    assert found.ruleset.steps["kyc"] == StepInfo("kyc", "redirect", needs_subject=True, acr="urn:kyc")
+    assert found.ruleset.steps["kyc"] == StepInfo("kyc", "redirect", needs_subject=True, acr="urn:kyc", claims=("level",))
     assert not found.ruleset.steps["any"].needs_subject
 
 
