@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from gateway.flow.transaction import Status, Task, Transaction
+from gateway.flow.transaction import Outside, Status, Task, Transaction
 from gateway.wire.head import Headers
 from gateway.wire.subject import Proof, Subject
 
@@ -75,6 +75,25 @@ def _proof(proof: Proof | None) -> list[Any] | None:
     return None if proof is None else [proof.step, proof.at, list(proof.amr)]
 
 
+def _outside(outside: Outside | None) -> dict[str, Any] | None:
+    if outside is None:
+        return None
+    o = outside
+    return {
+        "entry": o.entry, "url": o.url, "state": o.state, "jti": o.jti, "subject": o.subject, "method": o.method,
+        "state_parameter": o.state_parameter, "token_parameter": o.token_parameter, "told": o.told,
+        "proved": [_proof(proof) for proof in o.proved], "answered": o.answered,
+    }  # fmt: skip
+
+
+def _read_proof(value: list[Any]) -> Proof:
+    return Proof(value[0], value[1], tuple(value[2]))
+
+
+def _read_outside(value: dict[str, Any] | None) -> Outside | None:
+    return None if value is None else Outside(**{**value, "proved": tuple(map(_read_proof, value["proved"]))})
+
+
 def encode(transaction: Transaction) -> bytes:
     t = transaction
     return _dumps({
@@ -89,7 +108,7 @@ def encode(transaction: Transaction) -> bytes:
         "late_subject": t.late_subject, "session": t.session, "holder": t.holder, "stored": t.stored, "ticketed": t.ticketed,
         "page": t.page,
         "extended": t.extended, "loop": t.loop, "claims": dict(t.claims), "since": t.since,
-        "reason": t.reason, "jti": t.jti,
+        "reason": t.reason, "jti": t.jti, "outside": _outside(t.outside),
     })  # fmt: skip
 
 
@@ -100,7 +119,7 @@ def decode(data: bytes) -> Transaction:
             step=k["step"],
             max_age=k["max_age"],
             rules=tuple(k["rules"]),
-            passed=None if k["passed"] is None else Proof(k["passed"][0], k["passed"][1], tuple(k["passed"][2])),
+            passed=None if k["passed"] is None else _read_proof(k["passed"]),
             memory=k["memory"],
             attempts=k["attempts"],
             blocked_until=k["blocked_until"],
@@ -113,5 +132,6 @@ def decode(data: bytes) -> Transaction:
         rules=tuple(v.pop("rules")),
         status=Status(v.pop("status")),
         subject=Subject(*v.pop("subject")),
+        outside=_read_outside(v.pop("outside", None)),
         **v,
     )

@@ -173,8 +173,9 @@ class Gate:
 def _matters(decision: Allow | Deny, head: RequestHead, facts: Facts, ruleset: Ruleset, now: float) -> bool:
     """Whether the decision could be another without the pass. What anybody may do, whoever holds a pass may do too; and a rule that says
     `on_error: allow` does not wait for a store."""
-    if isinstance(decision, Deny):
-        return True
+    chosen = route(head, ruleset)
+    if isinstance(decision, Deny) or (decision.steps and chosen is not None and ruleset.challenged(chosen.upstream)):
+        return True  # what was proved is shown to an upstream that judges by it
     for subject in (NOBODY, facts.subject):
         match decide(head, replace(facts, subject=subject, proofs={}, pass_issued=None), ruleset, now):
             case Allow():

@@ -76,6 +76,29 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class Outside:
+    """Somebody else's transaction that ours is a part of: where it goes on, and what they call it.
+
+    entry: "begin:NAME" or "intercept:NAME", who signs and for whom is found by it. url: their continue URL; a path where it is the
+    upstream's own. state, jti, subject: theirs, given back as they came. told: who it is about stands in their token alone, so nobody has
+    to be logged in here, and nothing goes into the pass. proved: what the pass held already and counts for them. answered: when our answer
+    was made, 0 before: it is made once, and may be sent again.
+    """
+
+    entry: str
+    url: str
+    state: str
+    jti: str
+    subject: str
+    method: Literal["post", "query"] = "post"
+    state_parameter: str = "state"
+    token_parameter: str = "token"  # noqa: S105 - a parameter's name
+    told: bool = True
+    proved: tuple[Proof, ...] = ()
+    answered: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Transaction:
     """`id` is the SHA-256 of the state, base64url; the state itself is known to the browser only.
 
@@ -84,7 +107,8 @@ class Transaction:
     awaits_login: a subject is needed first. ticketed: resumes by a one-use ticket (else GET is just repeated). late_subject: the subject
     came after the suspension. session: digest of the app session at the suspension ("" for none); holder: sid of the pass that spoke for
     it, "" for nobody's. page: where the user came from (path), for cancel and replay: off.
-    extended: the rules, run again, have added a step once. loop: key of the counter that detects loops.
+    extended: the rules, run again, have added a step once. loop: key of the counter that detects loops. outside: it ends at somebody
+    else's continue URL, and no request of ours is resumed.
     """
 
     id: str
@@ -115,6 +139,7 @@ class Transaction:
     since: float = 0.0
     reason: str = ""
     jti: str = ""
+    outside: Outside | None = None
 
     @property
     def current(self) -> Task | None:

@@ -16,6 +16,8 @@ from aiohttp.web_request import BaseRequest
 
 from gateway.errors import BodyTooLarge, ClientGone
 
+_LENT = "gateway.body"
+
 
 class BodyTimeout(ClientGone):
     """The client sent nothing of its body for too long. Answered with 408 where an answer is still possible."""
@@ -94,6 +96,10 @@ class ClientBody:
         if not self.present and self.length is None:
             self.length = 0
 
+    def lend(self) -> None:
+        """Let `read_body` have what was peeked at."""
+        self._request[_LENT] = self
+
     def check(self) -> None:
         """Raises BodyTooLarge when the declared length is above the limit."""
         if self.length is not None and self.length > self._limit:
@@ -165,7 +171,8 @@ async def read_body(request: BaseRequest, limit: int, *, idle_timeout: float, ti
 
     Raises BodyTooLarge (before the client is told to go on, where it declared the length), ClientGone, BodyTimeout.
     """
-    body = ClientBody(request, limit=limit, idle_timeout=idle_timeout, timeout=timeout)
+    lent = request.get(_LENT)
+    body = lent if isinstance(lent, ClientBody) else ClientBody(request, limit=limit, idle_timeout=idle_timeout, timeout=timeout)
     body.check()
     peeked = await body.peek(limit)
     if not peeked.whole:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from gateway.policy.condition import Condition
 from gateway.policy.decision import MaxAge
 from gateway.policy.expression import Expression
+from gateway.policy.glob import Glob
 from gateway.policy.index import RuleIndex
 
 
@@ -29,6 +30,29 @@ class Permit:
 
 
 @dataclass(frozen=True, slots=True)
+class Where:
+    """Redirects to this origin whose path the glob matches. origin: None for the public origin, whichever it is."""
+
+    origin: str | None
+    path: Glob
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """Answers of an upstream that are taken over. Exactly one of locations and challenge.
+
+    steps: of a redirect, what is asked; of a challenge, what its `acr_values` may name, and what is asked where it names none.
+    """
+
+    upstream: str
+    locations: tuple[Where, ...]
+    challenge: bool
+    steps: tuple[str, ...]
+    named: bool = True
+    """`require` stands in the rule; where it does not, a challenge may name any step."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """One rule. `position` is its place in file order, over all files."""
 
@@ -38,7 +62,7 @@ class Rule:
     excuse: Condition | None
     who: Literal["authenticated", "anonymous", "any"]
     when: Expression | None
-    effect: Require | Refuse | Permit
+    effect: Require | Refuse | Permit | TakeOver
     max_age: MaxAge
     replay: Literal["auto", "confirm", "off"]
     shadow: bool
@@ -73,7 +97,8 @@ class LoginPaths:
 
 @dataclass(frozen=True, slots=True)
 class Ruleset:
-    """Everything that decisions depend on. `case_insensitive`: upstreams whose paths are judged case-folded too."""
+    """Everything that decisions depend on. `case_insensitive`: upstreams whose paths are judged case-folded too. takeovers: rules about
+    answers, by upstream, in file order."""
 
     rules: tuple[Rule, ...]
     index: RuleIndex
@@ -82,3 +107,9 @@ class Ruleset:
     logins: tuple[LoginPaths, ...]
     case_insensitive: frozenset[str]
     version: str = ""
+    takeovers: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
+
+    def challenged(self, upstream: str) -> bool:
+        """A rule takes challenges of this upstream over, so what was proved is shown to it."""
+        rules = self.takeovers.get(upstream, ())
+        return any(isinstance(r.effect, TakeOver) and r.effect.challenge and not r.shadow for r in rules)

@@ -10,6 +10,7 @@ from gateway.settings.entries import IdentityEntry, RuleEntry, StepEntry
 from gateway.settings.mistakes import Report, Source
 from gateway.settings.places import Loc
 from gateway.settings.registry import IdentityConfig, Registry
+from gateway.spec.base import StepSpec
 from gateway.spec.rules import RouteSpec
 from gateway.spec.sections import GatewaySpec
 
@@ -74,7 +75,8 @@ def _ignores_case(spec: GatewaySpec | None, name: str) -> bool:
 def _info(name: str, entry: StepEntry | None, kinds: Registry) -> StepInfo:
     if entry is None:
         return StepInfo(name, "", needs_subject=False)
-    return StepInfo(name, entry.kind, needs_subject=kinds.steps[entry.kind].needs_subject(entry.config))
+    acr = entry.config.acr if isinstance(entry.config, StepSpec) else None
+    return StepInfo(name, entry.kind, needs_subject=kinds.steps[entry.kind].needs_subject(entry.config), acr=acr)
 
 
 def _login(entry: IdentityEntry) -> LoginPaths | None:

@@ -12,13 +12,23 @@ import re
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 
 class Spec(BaseModel):
     """Base of every section: unknown keys are mistakes, values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, arbitrary_types_allowed=True)
+
+
+class StepSpec(Spec):
+    """Base of every kind of step's settings."""
+
+    acr: str | None = Field(
+        None,
+        pattern=r"^[!#-\[\]-~]{1,128}$",
+        description="The authentication context that this step stands for, in tokens and challenges (RFC 9470); its name unless set.",
+    )
 
 
 T = TypeVar("T")

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined
 
@@ -198,6 +199,13 @@ class Pages:
             total=total,
         )
 
+    def send(
+        self, shown: Shown, url: str, fields: Sequence[tuple[str, str]], *, method: Literal["get", "post"] = "post", where: str,
+    ) -> Page:  # fmt: skip
+        """A form that sends itself to `url`, or by its button where no script runs. where: the host, for people."""
+        origins = (_origin(url),) if "://" in url else ()
+        return self._render("send.html", shown, next_origins=origins, url=url, fields=list(fields), method=method, where=where)
+
     def message(
         self,
         shown: Shown,
@@ -256,6 +264,11 @@ class Pages:
     ) -> Page:
         html = self._env.get_template(template).render(nonce=shown.nonce, request_id=shown.request_id, status=status, **values)
         return Page(status, page_headers(shown.nonce, next_origins=next_origins, framed=framed), html.encode("utf-8"))
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _with_retry(page: Page, retry_after: int | None) -> Page:

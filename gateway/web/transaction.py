@@ -18,6 +18,7 @@ from gateway.errors import BodyTooLarge
 from gateway.flow.asked import Asked
 from gateway.flow.identity import Identified
 from gateway.flow.issuer import Issuer
+from gateway.flow.outside import refusal
 from gateway.flow.ports import AuditEvent
 from gateway.flow.progress import Held, Look, Moved, Problem, Progress, Showing, describe
 from gateway.flow.repository import Found, Transactions, transaction_id
@@ -26,7 +27,7 @@ from gateway.flow.trail import Trail
 from gateway.flow.transaction import CONFIRM, Status, Transaction
 from gateway.flow.visit import ENDED, Closed, Door, Visit
 from gateway.web.answer_form import Malformed, read_answer
-from gateway.web.answers import WebAnswers, response, suspended, wants_page
+from gateway.web.answers import WebAnswers, origin_or_own, response, suspended, wants_page
 from gateway.web.page import Page
 from gateway.web.pages import TOKEN_FIELD, Trouble
 from gateway.web.preview import preview
@@ -43,6 +44,15 @@ ReadBody = Callable[[web.BaseRequest, int], Awaitable[bytes]]
 def app_cookies(head: RequestHead, identified: Identified) -> tuple[tuple[str, str], ...]:
     """The browser's cookies for the upstream: ours, and those that nothing vouches for, removed."""
     return tuple((n, v) for n, v in parse_cookies(head) if n not in OWN_COOKIES and n not in identified.strip)
+
+
+def _back(transaction: Transaction) -> str:
+    """Where somebody goes who does not go through with it: to where they came from, or back to the party outside, with an error."""
+    outside = transaction.outside
+    if outside is None:
+        return transaction.page
+    words = transaction.reason if transaction.reason != "cancelled" else "cancelled by the user"
+    return refusal(outside, words or f"this transaction is {transaction.status.value}").address
 
 
 class TransactionPages:
@@ -77,12 +87,14 @@ class TransactionPages:
     def closed(self, asked: Asked, closed: Closed) -> web.Response:
         """Why a transaction does not open, and what to do instead."""
         self._trail.event("refused", request_id=asked.request_id, kind=closed.kind, reason=closed.private)
-        way = closed.transaction.page if closed.transaction else "/"
+        way = _back(closed.transaction) if closed.transaction else "/"
         return self._answers.refusal(asked, closed.kind, retry_after=closed.retry_after, href=way, about=closed.transaction)
 
     def ended(self, asked: Asked, transaction: Transaction, *, status: int | None = None, cookies: Sequence[bytes] = ()) -> web.Response:
         """The page of a transaction that is over: what happened, and the way on."""
         kind: Any = ENDED[transaction.status]
+        if transaction.outside is not None:
+            return self._ended_outside(asked, transaction, kind, status, cookies)
         way = transaction.target.decode("latin-1") if transaction.method == "GET" else transaction.page
         message, label = "", None
         if transaction.status is Status.FAILED:
@@ -99,6 +111,24 @@ class TransactionPages:
             status = 410 if transaction.status is Status.UNKNOWN else 409
         if not wants_page(asked.head):
             return self._json(self._document(asked, transaction, None), status or 410, cookies)
+        return self._answers.refusal(asked, kind, status=status, href=way, label=label, message=message, about=transaction, cookies=cookies)
+
+    def _ended_outside(
+        self, asked: Asked, transaction: Transaction, kind: str, status: int | None, cookies: Sequence[bytes]
+    ) -> web.Response:
+        """The way on is that of the party outside: back with an error, or to its start page where it has had our answer."""
+        outside = transaction.outside
+        assert outside is not None  # noqa: S101 - the caller has looked
+        done = transaction.status is Status.DONE
+        way = origin_or_own(asked.head, outside.url) + "/" if done else _back(transaction)
+        message = ""
+        if transaction.status is Status.FAILED:
+            status = 410 if status is None else status
+            kind = "cancelled" if transaction.reason == "cancelled" else kind
+            message = transaction.reason[:1].upper() + transaction.reason[1:] + "."
+        if not wants_page(asked.head):
+            return self._json(self._document(asked, transaction, None), status or 410, cookies)
+        label = "Go back to " + origin_or_own(asked.head, outside.url).partition("://")[2]
         return self._answers.refusal(asked, kind, status=status, href=way, label=label, message=message, about=transaction, cookies=cookies)
 
     # -- GET --------------------------------------------------------------------------------------------------------
@@ -122,7 +152,7 @@ class TransactionPages:
             return self._json(self._document(asked, transaction, state), 200, cookies)
         if not self._progress.knows(transaction):
             return self._answers.refusal(asked, "expired", href=transaction.page, about=transaction)
-        shown = await self._progress.show(visit.found, self._look(asked, visit.identified))
+        shown = await self._progress.show(visit.found, self._look(asked, visit))
         return await self._showing(asked, state, shown, 200, cookies)
 
     async def _to_login(self, asked: Asked, state: str, transaction: Transaction) -> web.Response:
@@ -164,7 +194,7 @@ class TransactionPages:
             "action": state,
             "token": self._transactions.form_token(transaction.id, transaction.binding),
             "suspended": suspended(transaction),
-            "next_origins": self._next_origins(transaction.upstream),
+            "next_origins": self._origins(asked, transaction),
         }
         pages, who = self._answers.pages, self._answers.shown(asked.request_id)
         if shown.view is None:
@@ -181,6 +211,12 @@ class TransactionPages:
             who, kind=self._progress.kind(task.step), view=shown.view,
             expires_in=max(0, ceil(transaction.expires - asked.now)), trouble=trouble, status=status, **common,
         )  # fmt: skip
+
+    def _origins(self, asked: Asked, transaction: Transaction) -> list[str]:
+        """Where our form's answer may lead by redirect."""
+        outside = transaction.outside
+        elsewhere = [origin_or_own(asked.head, outside.url)] if outside is not None and "://" in outside.url else []
+        return [*self._next_origins(transaction.upstream), *elsewhere]
 
     async def _confirm_step(self, transaction: Transaction, now: float) -> dict[str, Any]:
         stored = await self._transactions.request(transaction.id, now)
@@ -231,7 +267,7 @@ class TransactionPages:
         if current is not None and current.step == CONFIRM:
             if action == "send":
                 return self._onward(asked, state, await self._progress.confirm(visit.found, asked.now))
-            shown = await self._progress.show(visit.found, self._look(asked, visit.identified))
+            shown = await self._progress.show(visit.found, self._look(asked, visit))
             return await self._showing(
                 asked, state, replace(shown, error=Problem("missing", "Choose to send it or to cancel.", "action")), 422
             )
@@ -239,7 +275,7 @@ class TransactionPages:
 
     async def _answered(self, asked: Asked, state: str, visit: Visit, fields: Mapping[str, str]) -> web.Response:
         before = visit.found.transaction.current
-        result = await self._progress.answer(visit.found, fields, self._look(asked, visit.identified))
+        result = await self._progress.answer(visit.found, fields, self._look(asked, visit))
         match result:
             case Held():
                 await self._audit(asked, result.transaction, before.step if before else "", "throttled", f"by {result.by}")
@@ -255,7 +291,7 @@ class TransactionPages:
                 if result.passed is not None:
                     upstream = result.transaction.upstream
                     given = tuple(value for value in result.passed.set_cookies if not names_ours(value))
-                    if result.passed.then == "authorize_again":
+                    if result.transaction.reason == "authorize_again":
                         cookies = (*given, *(await self._sessions.end(asked, upstream, visit.identified)).cookies)
                     elif given:
                         headers = tuple((b"Set-Cookie", value) for value in given)
@@ -275,7 +311,7 @@ class TransactionPages:
     async def _held(self, asked: Asked, state: str, visit: Visit, held: Held) -> web.Response:
         """Too soon or too often: the page stays, with a word about the wait."""
         error = Problem("throttled", "Too many attempts. Please wait a moment before you try again.", None, held.retry_after)
-        shown = await self._progress.show(Found(held.transaction, visit.found.version), self._look(asked, visit.identified))
+        shown = await self._progress.show(Found(held.transaction, visit.found.version), self._look(asked, visit))
         return await self._showing(asked, state, replace(shown, error=error), 429)
 
     async def _cancelled(self, asked: Asked, visit: Visit) -> web.Response:
@@ -284,7 +320,7 @@ class TransactionPages:
         if moved.outcome != "cancelled":
             return self.ended(asked, moved.transaction)
         if wants_page(asked.head):
-            return self._answers.see_other(moved.transaction.page)
+            return self._answers.see_other(_back(moved.transaction))
         return self._json(self._document(asked, moved.transaction, None), 200)
 
     def _onward(self, asked: Asked, state: str, moved: Moved, cookies: Sequence[bytes] = ()) -> web.Response:
@@ -313,13 +349,18 @@ class TransactionPages:
 
     # -- shared -----------------------------------------------------------------------------------------------------
 
-    def _look(self, asked: Asked, identified: Identified) -> Look:
-        head = asked.head
-        return Look(asked.now, head.client_ip, head.origin, app_cookies(head, identified), identified.holder)
+    def _look(self, asked: Asked, visit: Visit) -> Look:
+        head, identified, outside = asked.head, visit.identified, visit.found.transaction.outside
+        aloof = outside is not None and outside.told
+        # Whoever stands in somebody else's token has no session here: what the browser holds may be another user's.
+        cookies = app_cookies(head, identified) if not aloof else ()
+        return Look(asked.now, head.client_ip, head.origin, cookies, identified.holder)
 
     def _document(self, asked: Asked, transaction: Transaction, state: str | None, error: Problem | None = None) -> dict[str, Any]:
         """The transaction as JSON (design.md part 5)."""
         if transaction.status is Status.READY and state is not None:
+            if transaction.outside is not None:  # the answer is made at /continue, for the party outside
+                return {"state": state, "status": "passed", "continue": self._answers.continue_path(state)}
             token = self._issuer.continue_token(transaction, state, asked.now)
             return {"state": state, "status": "passed", "continue": self._answers.continue_path(state), "token": token}
         shown = {"code": error.code, "message": error.message, "field": error.field, "retry_after": error.retry_after} if error else None
@@ -342,6 +383,8 @@ class TransactionPages:
         message = transaction.reason or f"This transaction is {transaction.status.value}."
         ended = {"code": code, "message": message, "field": None, "retry_after": None}
         document: dict[str, Any] = {"state": state, "status": status, "error": ended}
+        if transaction.outside is not None and transaction.status is not Status.DONE:
+            document["continue"] = _back(transaction)
         if code == "authorize_again":
             document["authorize_again"] = asked.head.origin + (self._login_url(transaction.upstream) or "/")
         return document
