@@ -12,11 +12,10 @@ from typing import Protocol
 
 from aiohttp import hdrs
 from aiohttp.http import HttpVersion11
+from aiohttp.web import RequestKey
 from aiohttp.web_request import BaseRequest
 
 from gateway.errors import BodyTooLarge, ClientGone
-
-_LENT = "gateway.body"
 
 
 class BodyTimeout(ClientGone):
@@ -166,13 +165,15 @@ class ClientBody:
         return piece
 
 
+_LENT = RequestKey("lent", ClientBody)
+
+
 async def read_body(request: BaseRequest, limit: int, *, idle_timeout: float, timeout: float | None = None) -> bytes:
     """The whole body, at most `limit` bytes; a waiting client is told to go on first.
 
     Raises BodyTooLarge (before the client is told to go on, where it declared the length), ClientGone, BodyTimeout.
     """
-    lent = request.get(_LENT)
-    body = lent if isinstance(lent, ClientBody) else ClientBody(request, limit=limit, idle_timeout=idle_timeout, timeout=timeout)
+    body = request.get(_LENT) or ClientBody(request, limit=limit, idle_timeout=idle_timeout, timeout=timeout)
     body.check()
     peeked = await body.peek(limit)
     if not peeked.whole:

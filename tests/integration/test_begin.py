@@ -216,7 +216,7 @@ async def test_claims_of_the_token_are_the_subjects(tmp_path: Path, issuer: Issu
         assert gateway.mails[0]["to"] == "a@example.org"
 
 
-# -- continue URLs ----------------------------------------------------------------------------------------------------------------------
+# -- continue URLs ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("by", ["token", "query"])
@@ -250,7 +250,7 @@ async def test_a_continue_url_that_is_not_configured_is_refused(gateway: Running
     assert (refused.status, refused.json["error"]) == (400, "invalid_request")
 
 
-# -- bad input --------------------------------------------------------------------------------------------------------------------------
+# -- bad input ---------------------------------------------------------------------------------------
 
 
 def forged(name: str, issuer: Issuer, gateway: Running) -> str:

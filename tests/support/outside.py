@@ -113,3 +113,113 @@ async def issuing(issuer: Issuer | None = None, *, host: str = "127.0.0.1") -> A
         yield issuer
     finally:
         await runner.cleanup()
+
+
+@dataclass
+class Bank:
+    """An application behind the gateway. Its login leads to a page of others for the second factor, and goes on at its own /continue.
+
+    again: it asks once more, whatever it gets. bare: the redirect carries no token. visited: requests to the page of others, of which there
+    must be none. landed: (method, fields) at /continue. challenge: `WWW-Authenticate` fields of /api until a token names `acr`.
+    """
+
+    keys: str = ""
+    page: str = "https://mfa.example.com/start"
+    again: bool = False
+    bare: bool = True
+    more: str = ""
+    after: str = ""
+    challenge: tuple[str, ...] = ('Bearer error="insufficient_user_authentication", acr_values="urn:example:mfa"',)
+    acr: str = "urn:example:mfa"
+    max_age: float | None = None
+    clock: Any = time.time
+    sessions: dict[str, str] = field(default_factory=dict)
+    states: dict[str, str] = field(default_factory=dict)
+    landed: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    posted: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
+    issuer: str = "bank"
+
+    def state(self, user: str) -> str:
+        made = "bank-" + secrets.token_hex(8)
+        self.states[made] = user
+        return made
+
+    def redirect(self, user: str, status: int = 302, location: str | None = None) -> web.Response:
+        made = self.state(user)
+        query = {"state": made}
+        if not self.bare:
+            at = int(self.clock())
+            claims = {"iss": self.issuer, "aud": "mfa", "sub": user, "jti": secrets.token_hex(8), "iat": at, "exp": at + 300}
+            query["session_token"] = jwt.encode(claims, SECRET, algorithm="HS256")
+        where = location if location is not None else f"{self.page}?{urlencode(query)}{self.more}"
+        return web.Response(status=status, headers={"Location": where}, text="a page that nobody is to see" * 100)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(f"{request.method} {request.path}")
+        user = self.sessions.get(request.cookies.get("SID", ""), "")
+        match request.path:
+            case "/login" if request.method == "POST":
+                name = str((await request.post())["username"])
+                answer = self.redirect(name)
+                value = secrets.token_hex(8)
+                self.sessions[value] = name
+                answer.headers.add("Set-Cookie", f"SID={value}; Path=/; HttpOnly")
+                answer.headers.add("Set-Cookie", "theme=dark; Path=/")
+                return answer
+            case "/guarded":
+                return self.redirect(user, location=self.after or None)
+            case "/continue" | "/resume":
+                return await self._continue(request)
+            case "/api" | "/api/post":
+                return await self._api(request, user)
+            case _:
+                return web.json_response({"user": user, "token": request.headers.get("X-Stepup-Token", "")})
+
+    async def _continue(self, request: web.Request) -> web.Response:
+        fields = {n: str(v) for n, v in (await request.post() if request.method == "POST" else request.query).items()}
+        self.landed.append((request.method, fields))
+        if self.again:
+            return self.redirect(self.states.get(fields.get("state", ""), ""))
+        if "error" in fields:
+            return web.Response(text=f"not signed in: {fields['error']}")
+        try:
+            claims = jwt.decode(fields["token"], SECRET, algorithms=["HS256"], audience="mfa-rule", options={"verify_iat": False})
+        except (jwt.PyJWTError, KeyError) as error:
+            return web.Response(status=403, text=f"no: {error}")
+        if claims["state"] != fields["state"] or self.states.pop(fields["state"], None) != claims["sub"]:
+            return web.Response(status=403, text="no: another state")
+        return web.Response(text=f"signed in: {claims['sub']} by {claims['acr']}")
+
+    async def _api(self, request: web.Request, user: str) -> web.Response:
+        """Judges by the upstream token, as RFC 9470 has it."""
+        body = await request.text()
+        if request.method == "POST":
+            self.posted.append(body)
+        token = request.headers.get("X-Stepup-Token", "")
+        self.tokens.append(token)
+        claims = jwt.decode(token, options={"verify_signature": False}) if token else {}
+        young = self.max_age is None or claims.get("auth_time", 0) >= int(self.clock() - self.max_age)
+        if self.acr not in str(claims.get("acr", "")).split() or not young:
+            answer = web.Response(status=401, text="more proof, please")
+            for field_ in self.challenge:
+                answer.headers.add("WWW-Authenticate", field_)
+            answer.headers.add("Set-Cookie", "seen=1; Path=/")
+            return answer
+        return web.json_response({"user": user, "acr": claims["acr"], "body": body})
+
+
+@asynccontextmanager
+async def banking(bank: Bank | None = None) -> AsyncIterator[tuple[Bank, str]]:
+    """The application and its URL."""
+    bank = bank or Bank()
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", bank.handle)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield bank, f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
