@@ -43,7 +43,7 @@ def _location(value: str) -> str:
         raise ValueError("is an exact origin and a path glob: https://host[:port]/path*; or a path glob on the public origin") from None
     if not slash:
         raise ValueError("has no path; write https://host/** for every path there")
-    if "@" in host or "?" in path or "#" in path:
+    if "@" in host or "*" in host or "?" in path or "#" in path:
         raise ValueError("is an exact origin and a path glob, without user, query or fragment")
     return value
 

@@ -216,6 +216,24 @@ async def test_claims_of_the_token_are_the_subjects(tmp_path: Path, issuer: Issu
         assert gateway.mails[0]["to"] == "a@example.org"
 
 
+async def test_the_homegrown_page_of_the_document(tmp_path: Path, issuer: Issuer) -> None:
+    """Both halves as they stand there."""
+    document = (Path(__file__).parents[2] / "docs/how-to/begin.md").read_text()
+    code: dict[str, Any] = {}
+    exec(re.findall(r"^```python\n(.*?)^```", document, re.MULTILINE | re.DOTALL)[0], code)
+    steps = {"code": {"kind": "otp", "methods": ["email"], "email": "{subject.claims.mail}"}}
+    begin = {"idp": issuer.entry(issuer=code["ISSUER"], audience=code["AUDIENCE"], claims={"mail": "email"})}
+    suspended: dict[str, str] = {}
+    used: set[str] = set()
+    async with running(tmp_path, steps=steps, rules=[], identity=[], begin=begin) as gateway:
+        browser = gateway.browser()
+        away = code["start"](gateway.base, "alice", "alice@example.org", SECRET, suspended)
+        _, fields = form(await through(gateway, browser, away.removeprefix(gateway.base)))
+        assert code["finish"]({**fields, "state": "another"}, SECRET, dict(suspended), used) is None
+        assert code["finish"](fields, SECRET, dict(suspended), used) == "alice"
+        assert code["finish"](fields, SECRET, dict(suspended), used) is None
+
+
 # -- continue URLs ---------------------------------------------------------------------------------------
 
 

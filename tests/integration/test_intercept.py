@@ -48,6 +48,7 @@ class Place:
         page, self.bank.page = self.bank.page, "/home"
         await self.log_in(browser)
         self.bank.page = page
+        await browser.get("/")  # behind a body the slow lane keeps the connection for one request more
 
     async def send(self, browser: Browser, page: Reply) -> Reply:
         """Press the button of the page that leads back."""

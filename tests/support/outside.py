@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 from urllib.parse import urlencode
 
@@ -86,6 +87,15 @@ class Issuer:
         self.done.append(claims)
         return web.Response(text=f"Welcome back, {claims['sub']}", content_type="text/html")
 
+    async def _leave(self, request: web.Request) -> web.Response:
+        """A page that sends its user to the gateway named in the query, by a form."""
+        sub = request.query.get("sub", "alice")
+        fields = {"state": self.state(sub), "session_token": self.token(sub)}
+        inputs = "".join(f'<input type="hidden" name="{n}" value="{v}">' for n, v in fields.items())
+        action = escape(request.query["to"])
+        page = f'<!doctype html><title>IdP</title><form method="post" action="{action}">{inputs}<button>Go</button></form>'
+        return web.Response(text=page, content_type="text/html")
+
     async def _jwks(self, _request: web.Request) -> web.Response:
         public = dict(ECAlgorithm.to_jwk(self.key.public_key(), as_dict=True))
         return web.json_response({"keys": [{**public, "kid": "idp-1", "use": "sig", "alg": "ES256"}]})
@@ -105,6 +115,7 @@ async def issuing(issuer: Issuer | None = None, *, host: str = "127.0.0.1") -> A
     app = web.Application()
     app.router.add_route("*", "/continue", issuer._continue)
     app.router.add_get("/jwks", issuer._jwks)
+    app.router.add_get("/leave", issuer._leave)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -168,6 +179,9 @@ class Bank:
                 answer.headers.add("Set-Cookie", f"SID={value}; Path=/; HttpOnly")
                 answer.headers.add("Set-Cookie", "theme=dark; Path=/")
                 return answer
+            case "/form":
+                page = '<!doctype html><title>Bank</title><form method="post" action="/login"><input name="username" value="alice">'
+                return web.Response(text=page + "<button>Sign in</button></form>", content_type="text/html")
             case "/guarded":
                 return self.redirect(user, location=self.after or None)
             case "/continue" | "/resume":
