@@ -91,7 +91,7 @@ def _parties(spec: GatewaySpec) -> Parties:
     taken = [(rule.name, rule.intercept, rule.resume) for rule in spec.rules]
     return Parties(
         entries={name: _entry(name, entry) for name, entry in spec.begin.items()},
-        resumptions={name: _resumption(name, answers, resume) for name, answers, resume in taken if answers and resume},
+        resumptions={name: _resumption(name, answers, resume, spec) for name, answers, resume in taken if answers and resume},
     )
 
 
@@ -109,10 +109,11 @@ def _entry(name: str, entry: BeginSpec) -> Entry:
         token_parameter=entry.token_parameter,
         answer_parameter=entry.answer_parameter,
         claims=entry.claims,
+        next_origins=entry.next_origins,
     )
 
 
-def _resumption(rule: str, answers: InterceptSpec, resume: ResumeSpec) -> Resumption:
+def _resumption(rule: str, answers: InterceptSpec, resume: ResumeSpec, spec: GatewaySpec) -> Resumption:
     token, incoming = answers.session_token, None
     if token is not None:
         keys = PublishedKeys(token.jwks_url) if token.jwks_url is not None else None
@@ -125,6 +126,7 @@ def _resumption(rule: str, answers: InterceptSpec, resume: ResumeSpec) -> Resump
         method="post" if resume.method == "post" else "query",
         writer=Writer(resume.issuer or "", resume.audience, _shared(resume.secret), resume.lifetime),
         incoming=incoming,
+        next_origins=spec.upstreams[answers.upstream].next_origins,
     )
 
 

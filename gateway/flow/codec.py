@@ -81,7 +81,7 @@ def _outside(outside: Outside | None) -> dict[str, Any] | None:
     o = outside
     return {
         "entry": o.entry, "url": o.url, "state": o.state, "jti": o.jti, "subject": o.subject, "method": o.method,
-        "state_parameter": o.state_parameter, "token_parameter": o.token_parameter, "told": o.told,
+        "state_parameter": o.state_parameter, "token_parameter": o.token_parameter, "next_origins": list(o.next_origins), "told": o.told,
         "proved": [_proof(proof) for proof in o.proved], "answered": o.answered,
     }  # fmt: skip
 
@@ -91,7 +91,9 @@ def _read_proof(value: list[Any]) -> Proof:
 
 
 def _read_outside(value: dict[str, Any] | None) -> Outside | None:
-    return None if value is None else Outside(**{**value, "proved": tuple(map(_read_proof, value["proved"]))})
+    if value is None:
+        return None
+    return Outside(**{**value, "next_origins": tuple(value["next_origins"]), "proved": tuple(map(_read_proof, value["proved"]))})
 
 
 def encode(transaction: Transaction) -> bytes:

@@ -93,6 +93,7 @@ class Entry:
     token_parameter: str
     answer_parameter: str
     claims: Mapping[str, str]
+    next_origins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ class Resumption:
     method: Literal["post", "query"]
     writer: Writer
     incoming: tuple[str, Reader] | None
+    next_origins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +126,13 @@ class Parties:
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """The browser's way on: this URL with these parameters, by a form that sends itself or in the query."""
+    """The browser's way on: this URL with these parameters, by a form that sends itself or in the query. next_origins: where that URL
+    redirects to."""
 
     url: str
     fields: tuple[tuple[str, str], ...]
     method: Literal["post", "query"]
+    next_origins: tuple[str, ...] = ()
 
     @property
     def address(self) -> str:
@@ -222,7 +226,7 @@ class Outsiders:
         else:
             token = sign_plain(claims, keyring=self._keyring(), now=outside.answered, ttl=writer.ttl)
         fields = ((outside.state_parameter, outside.state), (outside.token_parameter, token))
-        return Sending(outside.url, fields, outside.method)
+        return Sending(outside.url, fields, outside.method, outside.next_origins)
 
     def lives(self, outside: Outside, now: float) -> bool:
         """The answer that was made may be sent once more: whoever gets it takes its `jti` once."""

@@ -80,9 +80,9 @@ class Outside:
     """Somebody else's transaction that ours is a part of: where it goes on, and what they call it.
 
     entry: "begin:NAME" or "intercept:NAME", who signs and for whom is found by it. url: their continue URL; a path where it is the
-    upstream's own. state, jti, subject: theirs, given back as they came. told: who it is about stands in their token alone, so nobody has
-    to be logged in here, and nothing goes into the pass. proved: what the pass held already and counts for them. answered: when our answer
-    was made, 0 before: it is made once, and may be sent again.
+    upstream's own. next_origins: where that redirects to. state, jti, subject: theirs, given back as they came. told: who it is about
+    stands in their token alone, so nobody has to be logged in here, and nothing goes into the pass. proved: what the pass held already and
+    counts for them. answered: when our answer was made, 0 before: it is made once, and may be sent again.
     """
 
     entry: str
@@ -93,6 +93,7 @@ class Outside:
     method: Literal["post", "query"] = "post"
     state_parameter: str = "state"
     token_parameter: str = "token"  # noqa: S105 - a parameter's name
+    next_origins: tuple[str, ...] = ()
     told: bool = True
     proved: tuple[Proof, ...] = ()
     answered: float = 0.0

@@ -148,6 +148,7 @@ class Interceptor:
             jti=told.jti if told is not None else self._outsiders.new_jti(),
             subject=told.subject if told is not None else who.subject.id, method=resumption.method,
             state_parameter=resumption.state_parameter, token_parameter=resumption.token_parameter, told=aloof,
+            next_origins=resumption.next_origins,
             proved=tuple(known.values()),
         )  # fmt: skip
         missing = tuple(step for step in over.steps if step not in known)

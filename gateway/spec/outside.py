@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from gateway.spec.base import Bool, Duration, HttpUrl, Many, Spec, parse_origin
+from gateway.spec.base import Bool, Duration, HttpUrl, Many, Origin, Spec, parse_origin
 
 LEAST_SECRET = 32
 
@@ -77,6 +77,9 @@ class BeginSpec(Spec):
         min_length=1,
         description="Where their users go back to, each an exact origin and path. Of several, `continue_url` or `continue_uri` in the "
         "token or the query chooses; the first unless it does.",
+    )
+    next_origins: Many[Origin] = Field(
+        (), description="Other origins that their continue URL redirects to. Browsers hold our form to the whole chain behind it."
     )
     steps: Many[str] = Field(min_length=1, description="Names under `steps:`, asked in this order.")
     method: Literal["post", "query"] = Field("post", description="How our answer travels: a form that sends itself, or a query parameter.")

@@ -86,7 +86,10 @@ class WebAnswers:
         if sending.method == "query":
             return self.see_other(sending.address, cookies)
         where = origin_or_own(asked.head, sending.url).partition("://")[2]
-        return response(self.pages.send(self.shown(asked.request_id), sending.url, sending.fields, where=where), cookies)
+        page = self.pages.send(
+            self.shown(asked.request_id), sending.url, sending.fields, where=where, next_origins=sending.next_origins
+        )  # fmt: skip
+        return response(page, cookies)
 
     def bare(self, status: int, kind: str, request_id: str) -> web.Response:
         """For a request that has no readable head: nothing is known of what it can show, so both get few words."""

@@ -124,7 +124,7 @@ class OutsidePages:
         browser = browser_for(asked.head, self._entropy.token(), script=False)
         outside = Outside(
             entry=f"begin:{entry.name}", url=url, state=state, jti=told.jti, subject=told.subject, method=entry.method,
-            state_parameter=entry.state_parameter, token_parameter=entry.answer_parameter,
+            state_parameter=entry.state_parameter, token_parameter=entry.answer_parameter, next_origins=entry.next_origins,
         )  # fmt: skip
         opened = await self._outsiders.open(
             asked.head, outside, tuple((step, "once") for step in entry.steps), browser=browser.secret, subject=subject_of(entry, told),

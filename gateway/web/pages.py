@@ -201,9 +201,11 @@ class Pages:
 
     def send(
         self, shown: Shown, url: str, fields: Sequence[tuple[str, str]], *, method: Literal["get", "post"] = "post", where: str,
+        next_origins: Iterable[str] = (),
     ) -> Page:  # fmt: skip
-        """A form that sends itself to `url`, or by its button where no script runs. where: the host, for people."""
-        origins = (_origin(url),) if "://" in url else ()
+        """A form that sends itself to `url`, or by its button where no script runs. where: the host, for people. next_origins: where that
+        redirects to."""
+        origins = (*((_origin(url),) if "://" in url else ()), *next_origins)
         return self._render("send.html", shown, next_origins=origins, url=url, fields=list(fields), method=method, where=where)
 
     def message(

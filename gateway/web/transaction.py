@@ -216,7 +216,7 @@ class TransactionPages:
         """Where our form's answer may lead by redirect."""
         outside = transaction.outside
         elsewhere = [origin_or_own(asked.head, outside.url)] if outside is not None and "://" in outside.url else []
-        return [*self._next_origins(transaction.upstream), *elsewhere]
+        return [*self._next_origins(transaction.upstream), *elsewhere, *(outside.next_origins if outside is not None else ())]
 
     async def _confirm_step(self, transaction: Transaction, now: float) -> dict[str, Any]:
         stored = await self._transactions.request(transaction.id, now)

@@ -59,6 +59,24 @@ async def test_there_and_back_by_a_form_of_another_site(chromium: Browser, tmp_p
         assert issuer.done[0]["amr"] == ["otp"]
 
 
+@pytest.mark.parametrize("method", ["post", "query"])
+async def test_origins_behind_the_continue_url_are_named_for_browsers_that_hold_forms_to_them(
+    chromium: Browser, tmp_path: Path, method: str
+) -> None:
+    async with issuing(host="app.test") as app, issuing(host="idp.test") as issuer:
+        issuer.onward = f"{app.origin}/leave?to=x"
+        begin = {"idp": issuer.entry(method=method, next_origins=app.origin)}
+        async with running(tmp_path, hosts=(GATE,), steps=STEPS, rules=[], identity=[], begin=begin) as gateway:
+            base = f"http://{GATE}:{urlsplit(gateway.base).port}"
+            async with Visitor.entering(chromium, gateway, base) as visitor:
+                visitor.friends |= {urlsplit(issuer.origin).netloc, urlsplit(app.origin).netloc}
+                page = await visitor.tab()
+                await page.goto(base + issuer.start())
+                await enter(page, gateway)
+                await page.wait_for_url(f"{app.origin}/**")
+                assert len(issuer.done) == 1
+
+
 async def test_back_in_the_history_sends_nothing_by_itself(chromium: Browser, tmp_path: Path) -> None:
     async with two_sites(tmp_path) as (gateway, base, issuer), Visitor.entering(chromium, gateway, base) as visitor:
         visitor.friends.add(urlsplit(issuer.origin).netloc)

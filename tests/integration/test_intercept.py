@@ -16,11 +16,13 @@ import pytest
 import yaml
 
 from tests.support.gateway import SCRIPT, Browser, Clock, Reply, Running, read, running
+from tests.support.lanes import LANES
 from tests.support.outside import SECRET, STEPS, Bank, banking
 
 LOGIN: dict[str, Any] = {"from": "login_form", "upstream": "bank", "path": "/login", "cookie": "SID", "success": {"status": [302]}}
 RESUME: dict[str, Any] = {"url": "/continue", "secret": SECRET, "audience": "mfa-rule"}
-LANES = ["slow", "auto"]
+SETTING = {"slow": "slow", "fast": "auto"}
+"""Of `lane:`, by the name of the lane."""
 
 
 def rule(**changes: Any) -> dict[str, Any]:
@@ -77,7 +79,7 @@ async def standing(
 
 @pytest.fixture(params=LANES)
 def lane(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+    return SETTING[request.param]
 
 
 async def test_a_redirect_is_taken_over_and_goes_on_at_the_upstream(tmp_path: Path, lane: str) -> None:

@@ -27,7 +27,7 @@ STEPS: dict[str, Any] = {
 @dataclass
 class Issuer:
     """secret: of HS256; None signs by `key`, whose public half is at /jwks. arrived: (method, fields) of every request to /continue.
-    done: subjects whose answers verified. taken: jti of those."""
+    done: subjects whose answers verified. taken: jti of those. onward: where they are sent then."""
 
     secret: str | None = SECRET
     name: str = "https://idp.example/"
@@ -39,6 +39,7 @@ class Issuer:
     done: list[dict[str, Any]] = field(default_factory=list)
     taken: set[str] = field(default_factory=set)
     states: dict[str, str] = field(default_factory=dict)
+    onward: str = ""
 
     def token(self, sub: str = "alice", *, now: float | None = None, **changes: Any) -> str:
         """changes: claims; None leaves one out."""
@@ -85,6 +86,8 @@ class Issuer:
             return web.Response(status=403, text="no: used before")
         self.taken.add(claims["jti"])
         self.done.append(claims)
+        if self.onward:
+            return web.Response(status=303, headers={"Location": self.onward})
         return web.Response(text=f"Welcome back, {claims['sub']}", content_type="text/html")
 
     async def _leave(self, request: web.Request) -> web.Response:
