@@ -266,6 +266,15 @@ def refusal(outside: Outside, words: str) -> Sending:
     return Sending(outside.url, fields, "query")
 
 
+def way_back(transaction: Transaction) -> str:
+    """Where somebody goes who does not go through with it: to where they came from, or back to the party outside, with an error."""
+    outside = transaction.outside
+    if outside is None:
+        return transaction.page
+    words = transaction.reason if transaction.reason != "cancelled" else "cancelled by the user"
+    return refusal(outside, words or f"this transaction is {transaction.status.value}").address
+
+
 def subject_of(entry: Entry, told: Told) -> Subject:
     """Whom a `begin` token is about; what is not a plain value is no claim."""
     found: dict[str, Scalar] = {}

@@ -99,6 +99,8 @@ class OutsidePages:
         if (found := await self._outsiders.recall(entry.name, key, known_browser(head), asked.now)) is not None:
             return self._answers.see_other(self._answers.transaction_path(found))
         if not await first_use(self._state, entry.reader.issuer, told.jti, expires=told.expires, now=asked.now):
+            if (found := await self._outsiders.recall(entry.name, key, known_browser(head), asked.now)) is not None:
+                return self._answers.see_other(self._answers.transaction_path(found))  # another tab was first, by a moment
             if head.method == "POST" and cross_site(head) and not known_browser(head):
                 # No cookie comes along with another site's form: by a redirect it does, and the browser that began it finds it again.
                 return self._answers.see_other(f"{self._prefix}/begin/{entry.name}?{AGAIN}={key}")

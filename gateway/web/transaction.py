@@ -18,7 +18,7 @@ from gateway.errors import BodyTooLarge
 from gateway.flow.asked import Asked
 from gateway.flow.identity import Identified
 from gateway.flow.issuer import Issuer
-from gateway.flow.outside import refusal
+from gateway.flow.outside import way_back
 from gateway.flow.ports import AuditEvent
 from gateway.flow.progress import Held, Look, Moved, Problem, Progress, Showing, describe
 from gateway.flow.repository import Found, Transactions, transaction_id
@@ -44,15 +44,6 @@ ReadBody = Callable[[web.BaseRequest, int], Awaitable[bytes]]
 def app_cookies(head: RequestHead, identified: Identified) -> tuple[tuple[str, str], ...]:
     """The browser's cookies for the upstream: ours, and those that nothing vouches for, removed."""
     return tuple((n, v) for n, v in parse_cookies(head) if n not in OWN_COOKIES and n not in identified.strip)
-
-
-def _back(transaction: Transaction) -> str:
-    """Where somebody goes who does not go through with it: to where they came from, or back to the party outside, with an error."""
-    outside = transaction.outside
-    if outside is None:
-        return transaction.page
-    words = transaction.reason if transaction.reason != "cancelled" else "cancelled by the user"
-    return refusal(outside, words or f"this transaction is {transaction.status.value}").address
 
 
 class TransactionPages:
@@ -87,7 +78,7 @@ class TransactionPages:
     def closed(self, asked: Asked, closed: Closed) -> web.Response:
         """Why a transaction does not open, and what to do instead."""
         self._trail.event("refused", request_id=asked.request_id, kind=closed.kind, reason=closed.private)
-        way = _back(closed.transaction) if closed.transaction else "/"
+        way = way_back(closed.transaction) if closed.transaction else "/"
         return self._answers.refusal(asked, closed.kind, retry_after=closed.retry_after, href=way, about=closed.transaction)
 
     def ended(self, asked: Asked, transaction: Transaction, *, status: int | None = None, cookies: Sequence[bytes] = ()) -> web.Response:
@@ -120,7 +111,7 @@ class TransactionPages:
         outside = transaction.outside
         assert outside is not None  # noqa: S101 - the caller has looked
         done = transaction.status is Status.DONE
-        way = origin_or_own(asked.head, outside.url) + "/" if done else _back(transaction)
+        way = origin_or_own(asked.head, outside.url) + "/" if done else way_back(transaction)
         message = ""
         if transaction.status is Status.FAILED:
             status = 410 if status is None else status
@@ -135,6 +126,8 @@ class TransactionPages:
 
     async def _get(self, asked: Asked, state: str, visit: Visit, *, cookies: Sequence[bytes] = ()) -> web.Response:
         transaction = visit.found.transaction
+        if transaction.outside is not None and transaction.status is Status.DONE and wants_page(asked.head):
+            return self._answers.see_other(self._answers.continue_path(state), cookies)  # which sends the answer again while it lives
         if not transaction.open:
             return self.ended(asked, transaction, cookies=cookies)
         if navigation(asked.head) == "frame" and not prefers_json(asked.head):
@@ -320,7 +313,7 @@ class TransactionPages:
         if moved.outcome != "cancelled":
             return self.ended(asked, moved.transaction)
         if wants_page(asked.head):
-            return self._answers.see_other(_back(moved.transaction))
+            return self._answers.see_other(way_back(moved.transaction))
         return self._json(self._document(asked, moved.transaction, None), 200)
 
     def _onward(self, asked: Asked, state: str, moved: Moved, cookies: Sequence[bytes] = ()) -> web.Response:
@@ -384,7 +377,7 @@ class TransactionPages:
         ended = {"code": code, "message": message, "field": None, "retry_after": None}
         document: dict[str, Any] = {"state": state, "status": status, "error": ended}
         if transaction.outside is not None and transaction.status is not Status.DONE:
-            document["continue"] = _back(transaction)
+            document["continue"] = way_back(transaction)
         if code == "authorize_again":
             document["authorize_again"] = asked.head.origin + (self._login_url(transaction.upstream) or "/")
         return document

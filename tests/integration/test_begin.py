@@ -142,6 +142,7 @@ async def test_an_answer_that_got_lost_is_sent_again_while_it_lives(tmp_path: Pa
         first = form(await browser.get(way))
         await gateway.advance(200)
         assert form(await browser.get(way)) == first
+        assert (await browser.get(begun.location)).location == way
         assert (await gateway.browser().get(way)).status == 403
         await gateway.advance(101)
         late = await browser.get(way)
