@@ -26,6 +26,7 @@ from gateway.flow.gate import Gate
 from gateway.flow.guessing import Guessing
 from gateway.flow.introspection import Introspection
 from gateway.flow.issuer import Issuer
+from gateway.flow.outside import Outsiders
 from gateway.flow.parking import Parking
 from gateway.flow.ports import Mailer
 from gateway.flow.progress import Progress
@@ -46,6 +47,7 @@ from gateway.lanes.fast.asking import Asking, AskingConnection
 from gateway.lanes.fast.known import Known
 from gateway.lanes.forward_auth import ForwardAuth, integrations
 from gateway.lanes.heads import Entrance
+from gateway.lanes.intercept import Interceptor
 from gateway.lanes.listening import listening, renew_certificate, tls_context
 from gateway.lanes.relay import Relay, Upstream
 from gateway.lanes.server import RunningServer, serve
@@ -71,6 +73,7 @@ from gateway.web.admin import Admin
 from gateway.web.answers import WebAnswers
 from gateway.web.arrival import Arrivals
 from gateway.web.introspect import Introspect
+from gateway.web.outside import OutsidePages
 from gateway.web.resume import Resume
 from gateway.web.site import Site
 from gateway.web.static import Static
@@ -302,7 +305,12 @@ class GatewayApp:
         self.transactions = Transactions(self.state, self.vault, self.entropy, spec.transactions)
         self.guessing = Guessing(self.state, spec.guessing)
         self.issuer = Issuer(
-            keyring=lambda: self.keyring, vault=self.vault, entropy=self.entropy, spec=spec.tokens, steps=lambda: self.live.ruleset.steps
+            keyring=lambda: self.keyring,
+            vault=self.vault,
+            entropy=self.entropy,
+            spec=spec.tokens,
+            steps=lambda: self.live.ruleset.steps,
+            challenged=self._challenged,
         )
         self.passes = PassCookies(self.issuer, spec.passes)
         remembered = Remembered(lambda: self.live.steps)
@@ -342,6 +350,15 @@ class GatewayApp:
             transactions=self.transactions, door=self.door, progress=progress, answers=answers, issuer=self.issuer, trail=self.trail,
             sessions=self.sessions, read_body=reader, answer_limit=spec.limits.answer_body, next_origins=self._next_origins,
         )  # fmt: skip
+        self.outsiders = Outsiders(
+            transactions=self.transactions, entropy=self.entropy, parties=lambda: self.live.parties, keyring=lambda: self.keyring,
+            steps=lambda: self.live.ruleset.steps,
+        )  # fmt: skip
+        outside = OutsidePages(
+            outsiders=self.outsiders, transactions=self.transactions, state=self.state, pages=transaction_pages, answers=answers,
+            issuer=self.issuer, passes=self.passes, entropy=self.entropy, trail=self.trail, read_body=reader,
+            answer_limit=spec.limits.answer_body, prefix=spec.prefix,
+        )  # fmt: skip
         arrivals = Arrivals(
             transactions=self.transactions, parking=Parking(self.state, self.vault, self.entropy), door=self.door, guessing=self.guessing,
             progress=progress, pages=transaction_pages, answers=answers, trail=self.trail, continue_path=spec.continue_path,
@@ -349,11 +366,11 @@ class GatewayApp:
         resume = Resume(
             arrivals=arrivals, transactions=self.transactions, door=self.door, gate=self.gate, pages=transaction_pages, answers=answers,
             issuer=self.issuer, keyring=lambda: self.keyring, passes=self.passes, trail=self.trail, read_body=reader,
-            answer_limit=spec.limits.answer_body, condition_limit=spec.limits.condition_body,
+            answer_limit=spec.limits.answer_body, condition_limit=spec.limits.condition_body, outside=outside,
         )  # fmt: skip
         introspection = Introspection(
             state=self.state, guessing=self.guessing, transactions=self.transactions, revocations=self.feed, keyring=lambda: self.keyring,
-            issuers=lambda: spec.public_url,
+            issuers=lambda: (*spec.public_url, *self.live.parties.issuers),
         )  # fmt: skip
         introspect = Introspect(
             spec=lambda: self.live.loaded.spec.introspection, introspection=introspection, trail=self.trail, read_body=reader,
@@ -364,7 +381,7 @@ class GatewayApp:
             introspect=introspect,
             static=self.static, gate=self.gate, sessions=self.sessions, keyring=lambda: self.keyring, cors=lambda: self.live.cors,
             form_token=lambda sid: self.vault.mac("form", b"pass/" + sid.encode())[:16].hex(), read_body=reader,
-            limit=spec.limits.answer_body,
+            limit=spec.limits.answer_body, outside=outside,
         )  # fmt: skip
         paths = Paths(spec.prefix, spec.continue_path)
         anew = Anew(
@@ -374,10 +391,14 @@ class GatewayApp:
             transactions=self.transactions, entropy=self.entropy, answers=answers, trail=self.trail, paths=paths,
             patience=lambda steps: max((self.live.patience.get(step, 0.0) for step in steps), default=0.0),
         )  # fmt: skip
+        intercepts = Interceptor(
+            ruleset=lambda: self.live.ruleset, outsiders=self.outsiders, transactions=self.transactions, suspender=suspender,
+            sessions=self.sessions, gate=self.gate, answers=answers, trail=self.trail, entropy=self.entropy, paths=paths,
+        )  # fmt: skip
         relay = Relay(
             upstreams=lambda: self.live.upstreams, sessions=self.sessions, issuer=self.issuer, transactions=self.transactions,
             answers=answers, limits=spec.limits, trusted=self._trusted,
-            tunnels=Tunnels(self.feed, spec.passes, lambda: self.live.rules, self.clock),
+            tunnels=Tunnels(self.feed, spec.passes, lambda: self.live.rules, self.clock), intercepts=intercepts,
         )  # fmt: skip
         self.tickets = Tickets(
             transactions=self.transactions, door=self.door, gate=self.gate, relay=relay, answers=answers, trail=self.trail,
@@ -388,7 +409,7 @@ class GatewayApp:
             entrance=entrance, paths=paths, gate=self.gate,
             door=self.door, transactions=self.transactions, suspender=suspender, tickets=self.tickets, relay=relay, answers=answers,
             own_pages=self.site.handle, trail=self.trail, entropy=self.entropy, guessing=self.guessing, clock=self.clock,
-            limits=spec.limits, rules=lambda: self.live.rules, anew=anew, remembered=remembered,
+            limits=spec.limits, rules=lambda: self.live.rules, anew=anew, remembered=remembered, intercepts=intercepts,
         )  # fmt: skip
         premises = self._premises = Premises(
             origins=spec.public_url, trusted=self._trusted, prefix=spec.prefix.encode("ascii"),
@@ -408,7 +429,7 @@ class GatewayApp:
             )  # fmt: skip
             self.fast = FastLane(
                 known=known, sessions=self.sessions, answers=answers, trail=self.trail, entropy=self.entropy, clock=self.clock,
-                limits=spec.limits, make=FastConnection,
+                limits=spec.limits, make=FastConnection, intercepts=intercepts,
             )  # fmt: skip
 
     def _next_origins(self, upstream: str) -> Sequence[str]:
@@ -419,6 +440,9 @@ class GatewayApp:
     def _keys_of(self, url: str) -> PublishedKeys:
         """The keys that a URL publishes: fetched once for all who need them, and kept over a reload."""
         return self._published.setdefault(url, PublishedKeys(url))
+
+    def _challenged(self, upstream: str) -> bool:
+        return self.live.ruleset.challenged(upstream)
 
     def _go_live(self, live: Live) -> None:
         """The one assignment. Health checks of new pools begin."""

@@ -10,11 +10,13 @@ from urllib.parse import urlsplit
 from gateway.app.registry import STEP_FOLDERS, STEPS
 from gateway.errors import StartRefused
 from gateway.flow.identity import Identity, RequestSource, SessionSource
+from gateway.flow.outside import Entry, Parties, Reader, Resumption, Writer
 from gateway.flow.step import Services, Step
 from gateway.flow.traffic import Traffic
 from gateway.identity.header import HeaderSource, HeaderSpec
 from gateway.identity.jwt import JwtSource, JwtSpec
 from gateway.identity.login_form import LoginForm, LoginFormSpec
+from gateway.identity.published import PublishedKeys
 from gateway.identity.whoami import WhoAmI
 from gateway.lanes.listening import reason
 from gateway.lanes.pool import UpstreamPool
@@ -22,7 +24,10 @@ from gateway.lanes.relay import Upstream
 from gateway.policy.model import Rule, Ruleset
 from gateway.settings.load import Loaded
 from gateway.spec.base import parse_origin
+from gateway.spec.outside import BeginSpec, InterceptSpec, ResumeSpec
+from gateway.spec.sections import GatewaySpec
 from gateway.steps.redirect import RedirectConfig
+from gateway.tokens.foreign import SharedSecret
 from gateway.tokens.passes import session_digests
 from gateway.web.pages import Pages
 from gateway.web.static import Static
@@ -46,6 +51,7 @@ class Live:
     upstreams: dict[str, Upstream]
     pages: Pages
     cors: tuple[str, ...]
+    parties: Parties
     away: tuple[str, ...] = ()
     patience: Mapping[str, float] = field(default_factory=dict)
     begin_anew: Mapping[str, str] = field(default_factory=dict)
@@ -96,10 +102,59 @@ def make_live(
         upstreams=_upstreams(loaded, before, traffic),
         pages=Pages(spec.theme, static, STEP_FOLDERS, prefix=spec.prefix, mailbox_url=mailbox_url),
         cors=tuple(sorted({origin for route in spec.routes for origin in route.cors})),
+        parties=_parties(spec),
         away=tuple(sorted({origin for page in pages.values() for origin in page.origins})),
         patience={name: page.lifetime for name, page in pages.items()},
         begin_anew={name: page.url for name, page in pages.items() if page.then == "authorize_again"},
     )
+
+
+def _parties(spec: GatewaySpec) -> Parties:
+    """Whoever sends users here or has them intercepted. The keys that they publish are fetched when they are first needed."""
+    taken = [(rule.name, rule.intercept, rule.resume) for rule in spec.rules]
+    return Parties(
+        entries={name: _entry(name, entry) for name, entry in spec.begin.items()},
+        resumptions={name: _resumption(name, answers, resume, spec) for name, answers, resume in taken if answers and resume},
+    )
+
+
+def _entry(name: str, entry: BeginSpec) -> Entry:
+    secret = _shared(entry.secret)
+    keys = PublishedKeys(entry.jwks_url) if entry.jwks_url is not None else None
+    return Entry(
+        name=name,
+        reader=Reader(entry.issuer, entry.audience, secret, keys, entry.subject),
+        writer=Writer(entry.answer_issuer or entry.audience, entry.issuer, secret, entry.lifetime),
+        continue_urls=entry.continue_url,
+        steps=entry.steps,
+        method=entry.method,
+        state_parameter=entry.state_parameter,
+        token_parameter=entry.token_parameter,
+        answer_parameter=entry.answer_parameter,
+        claims=entry.claims,
+        next_origins=entry.next_origins,
+    )
+
+
+def _resumption(rule: str, answers: InterceptSpec, resume: ResumeSpec, spec: GatewaySpec) -> Resumption:
+    token, incoming = answers.session_token, None
+    if token is not None:
+        keys = PublishedKeys(token.jwks_url) if token.jwks_url is not None else None
+        incoming = token.parameter, Reader(token.issuer, token.audience, _shared(token.secret), keys, token.subject)
+    return Resumption(
+        rule=rule,
+        url=resume.url,
+        state_parameter=resume.state_parameter,
+        token_parameter=resume.token_parameter,
+        method="post" if resume.method == "post" else "query",
+        writer=Writer(resume.issuer or "", resume.audience, _shared(resume.secret), resume.lifetime),
+        incoming=incoming,
+        next_origins=spec.upstreams[answers.upstream].next_origins,
+    )
+
+
+def _shared(secret: str | None) -> SharedSecret | None:
+    return SharedSecret(secret.encode()) if secret is not None else None
 
 
 def _identity(loaded: Loaded, services: Services, trusted: Networks) -> Identity:

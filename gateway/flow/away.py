@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from urllib.parse import quote, urlencode, urlsplit
 
 from gateway.flow.step import Away, Context, Field, Outcome, Passed, Refused, View
-from gateway.spec.base import Spec
+from gateway.spec.base import Spec, parse_origin
 
 MOST_KEPT = 16_384
 """Bytes of an arrival's parameters that are remembered for the rules."""
@@ -79,9 +79,17 @@ def sendable(url: str) -> str | None:
         _ = parts.port
     except ValueError:
         return None
-    elsewhere = parts.scheme in ("http", "https") and bool(parts.hostname)
+    elsewhere = parts.scheme in ("http", "https") and _is_origin(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}")
     here = not parts.scheme and not parts.netloc and url.startswith("/") and not url.startswith("//")
     return quote(url, safe="%/:?#[]@!$&'()*+,;=~-._") if elsewhere or here else None
+
+
+def _is_origin(text: str) -> bool:
+    try:
+        parse_origin(text)
+    except ValueError:
+        return False
+    return True
 
 
 class OwnRedirect:

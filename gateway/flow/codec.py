@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from gateway.flow.transaction import Status, Task, Transaction
+from gateway.flow.transaction import Outside, Status, Task, Transaction
 from gateway.wire.head import Headers
 from gateway.wire.subject import Proof, Subject
 
@@ -75,11 +75,26 @@ def _proof(proof: Proof | None) -> list[Any] | None:
     return None if proof is None else [proof.step, proof.at, list(proof.amr), proof.edition]
 
 
-def _read_proof(value: list[Any] | None) -> Proof | None:
-    if value is None:
-        return None
+def _read_proof(value: list[Any]) -> Proof:
     step, at, amr, *edition = value  # no edition: of a gateway that knew of none
     return Proof(step, at, tuple(amr), *edition)
+
+
+def _outside(outside: Outside | None) -> dict[str, Any] | None:
+    if outside is None:
+        return None
+    o = outside
+    return {
+        "entry": o.entry, "url": o.url, "state": o.state, "jti": o.jti, "subject": o.subject, "method": o.method,
+        "state_parameter": o.state_parameter, "token_parameter": o.token_parameter, "next_origins": list(o.next_origins), "told": o.told,
+        "proved": [_proof(proof) for proof in o.proved], "answered": o.answered,
+    }  # fmt: skip
+
+
+def _read_outside(value: dict[str, Any] | None) -> Outside | None:
+    if value is None:
+        return None
+    return Outside(**{**value, "next_origins": tuple(value["next_origins"]), "proved": tuple(map(_read_proof, value["proved"]))})
 
 
 def encode(transaction: Transaction) -> bytes:
@@ -96,7 +111,7 @@ def encode(transaction: Transaction) -> bytes:
         "late_subject": t.late_subject, "session": t.session, "holder": t.holder, "stored": t.stored, "ticketed": t.ticketed,
         "page": t.page,
         "extended": t.extended, "loop": t.loop, "claims": dict(t.claims), "since": t.since,
-        "reason": t.reason, "jti": t.jti, "run": dict(t.run),
+        "reason": t.reason, "jti": t.jti, "run": dict(t.run), "outside": _outside(t.outside),
     })  # fmt: skip
 
 
@@ -107,7 +122,7 @@ def decode(data: bytes) -> Transaction:
             step=k["step"],
             max_age=k["max_age"],
             rules=tuple(k["rules"]),
-            passed=_read_proof(k["passed"]),
+            passed=None if k["passed"] is None else _read_proof(k["passed"]),
             memory=k["memory"],
             attempts=k["attempts"],
             blocked_until=k["blocked_until"],
@@ -123,5 +138,6 @@ def decode(data: bytes) -> Transaction:
         rules=tuple(v.pop("rules")),
         status=Status(v.pop("status")),
         subject=Subject(*v.pop("subject")),
+        outside=_read_outside(v.pop("outside", None)),
         **v,
     )

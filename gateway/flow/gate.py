@@ -230,8 +230,9 @@ def _carries_body(head: RequestHead) -> bool:
 def _matters(decision: Allow | Deny, head: RequestHead, facts: Facts, ruleset: Ruleset, now: float) -> bool:
     """Whether the decision could be another without the pass. What anybody may do, whoever holds a pass may do too; and a rule that says
     `on_error: allow` does not wait for a store."""
-    if isinstance(decision, Deny):
-        return True
+    chosen = route(head, ruleset)
+    if isinstance(decision, Deny) or (decision.steps and chosen is not None and ruleset.challenged(chosen.upstream)):
+        return True  # what was proved is shown to an upstream that judges by it
     nobodys = replace(facts, subject=NOBODY, records=dict.fromkeys(facts.records))
     for known in (nobodys, facts):
         match decide(head, replace(known, proofs={}, pass_issued=None, functions=None), ruleset, now):

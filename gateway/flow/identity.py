@@ -56,6 +56,7 @@ class Observed:
 class SessionSource(Protocol):
     """A source that learns who holds which session of an upstream by watching the login (one per upstream)."""
 
+    name: str
     upstream: str
     login_url: str
     logout_path: str | None
@@ -156,7 +157,7 @@ class Identity:
         if source is None:
             return Identified(presented=presented)
         if own_page and presented is not None and not any(n in source.cookie_names for n, _ in parse_cookies(head)):
-            return _by_pass_alone(presented)
+            return by_pass_alone(presented)
         return source.identify(head, presented, now)
 
     def _by_nobody(self, seen: Identified, upstream: str) -> Identified:
@@ -165,7 +166,8 @@ class Identity:
         return seen
 
 
-def _by_pass_alone(presented: Pass) -> Identified:
+def by_pass_alone(presented: Pass) -> Identified:
+    """Whom a pass speaks for by itself, through the session that it vouches for."""
     current = [v for v in presented.sessions if v.until is None]
     session = "+".join(sorted(v.digest for v in current))
     if not presented.subject.known:

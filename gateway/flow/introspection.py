@@ -15,6 +15,7 @@ from gateway.errors import StoreUnavailable, TokenInvalid
 from gateway.flow.gate import FEED_MAX_AGE, Revocations
 from gateway.flow.guessing import Guessing, Throttled, counted_as, counter_key
 from gateway.flow.ports import Count, StateStore
+from gateway.flow.replay import was_used
 from gateway.flow.repository import STATE_PREFIX, Transactions, transaction_id
 from gateway.flow.transaction import Status
 from gateway.spec.introspection import IntrospectionClientSpec, IntrospectionSpec
@@ -101,7 +102,10 @@ class Introspection:
                 over = self._revoked(str(claims.get("sid", "")), now)
             case TokenKind.CONTINUE:
                 over = await self._used(claims, now)
-            case PlainKind.ANSWER | TokenKind.PAGE:
+            case TokenKind.PAGE:
+                used = await was_used(self._state, str(claims["aud"]), str(claims.get("jti", "")), now)
+                over = "its step was answered" if used else ""
+            case PlainKind.ANSWER:
                 over = ""  # it was delivered as soon as it was made; whether it was used is for its receiver to know
             case _:
                 assert_never(kind)

@@ -19,16 +19,17 @@ from gateway.wire.subject import Proof, Scalar, Subject
 MOST_CACHED = 4096
 
 
-def authentication(proofs: Mapping[str, Proof], steps: Mapping[str, StepInfo]) -> dict[str, Any]:
+def authentication(proofs: Mapping[str, Proof], steps: Mapping[str, StepInfo], *, oldest: bool = False) -> dict[str, Any]:
     """`acr` (space-separated, in the order of proving), `amr` (RFC 8176) and `auth_time` (of the latest step) as claims.
 
-    A page that a rule function sent the user to is no step: that the user came back from it proves nothing.
+    oldest: of the oldest one. Whoever judges by `auth_time` how old a proof may be must not take an old one for a young one. A page that a
+    rule function sent the user to is no step: that the user came back from it proves nothing.
     """
     done = sorted((p for p in proofs.values() if not p.step.startswith("@")), key=lambda p: p.at)
     if not done:
         return {}
     names = [(steps[p.step].acr or p.step) if p.step in steps else p.step for p in done]
-    return {"acr": " ".join(names), "amr": sorted({m for p in done for m in p.amr}), "auth_time": int(done[-1].at)}
+    return {"acr": " ".join(names), "amr": sorted({m for p in done for m in p.amr}), "auth_time": int(done[0 if oldest else -1].at)}
 
 
 class Issuer:
@@ -40,7 +41,10 @@ class Issuer:
         entropy: Entropy,
         spec: TokensSpec,
         steps: Callable[[], Mapping[str, StepInfo]],
+        challenged: Callable[[str], bool] = lambda _upstream: False,
     ) -> None:
+        """challenged: whether an upstream judges by itself how old a proof may be."""
+        self._challenged = challenged
         self._keyring = keyring
         self._vault = vault
         self._entropy = entropy
@@ -94,7 +98,7 @@ class Issuer:
             "sub": subject.id,
             "jti": self._entropy.token()[:22],
             "sid": sid,
-            **authentication(proofs, self._steps()),
+            **authentication(proofs, self._steps(), oldest=self._challenged(upstream)),
             **({"results": results} if results else {}),
         }
         token = sign(TokenKind.UPSTREAM, said, keyring=self._keyring(), now=now, ttl=self._spec.upstream_ttl)

@@ -235,7 +235,7 @@ class Progress:
         self, found: Found, task: Task, outcome: Passed, now: float, along: Sequence[Write], kept: Mapping[str, Any] | None
     ) -> Moved:
         transaction = replace(found.transaction, claims={**found.transaction.claims, **outcome.claims})
-        if outcome.then == "authorize_again":
+        if outcome.then == "authorize_again" and not (transaction.outside is not None and transaction.outside.told):
             # The session that asked is over; what was suspended in it is over too.
             ended = move(transaction, Event.REFUSED, reason="authorize_again")
             await self._transactions.save(ended, found.version, now, along=along)

@@ -32,3 +32,8 @@ async def first_use(state: StateStore, issuer: str, jti: str, *, expires: float,
 async def was_used(state: StateStore, issuer: str, jti: str, now: float) -> bool:
     """Whether this `jti` was seen, without using it. Raises StoreUnavailable."""
     return await state.get(SPACE, replay_key(issuer, jti), now) is not None
+
+
+async def give_back(state: StateStore, issuer: str, jti: str) -> None:
+    """Nothing came of a first use (a bound was met): the token may be shown once more. Raises StoreUnavailable."""
+    await state.delete(SPACE, replay_key(issuer, jti))

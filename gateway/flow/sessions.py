@@ -13,7 +13,7 @@ from typing import Protocol
 from gateway.errors import GatewayError, StoreUnavailable
 from gateway.flow.asked import Asked
 from gateway.flow.cookies import PassCookies
-from gateway.flow.identity import Identified, Identity, Login, SessionSource
+from gateway.flow.identity import Identified, Identity, Login, SessionSource, by_pass_alone
 from gateway.flow.issuer import Issuer
 from gateway.flow.trail import Trail
 from gateway.spec.sections import PassSpec
@@ -30,10 +30,12 @@ class Revoker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class After:
-    """cookies: Set-Cookie values of ours to send. learned: a login just succeeded."""
+    """cookies: Set-Cookie values of ours to send. learned: a login just succeeded. identified: who is known from this answer on, None where
+    it is who was known before."""
 
     cookies: tuple[bytes, ...] = ()
     learned: bool = False
+    identified: Identified | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,11 @@ class Parting:
 
     cookies: tuple[bytes, ...]
     login_url: str
+
+
+def _arrives(identified: Identified, source: SessionSource) -> bool:
+    """The subject comes with each request (a header, a token): no answer changes who it is."""
+    return identified.subject.known and identified.subject.source != source.name
 
 
 class Sessions:
@@ -98,9 +105,11 @@ class Sessions:
             self._trail.event("login", request_id=asked.request_id, subject=observed.pass_.subject.id, upstream=upstream)
         await self._revoke(asked, observed.revoke)
         if observed.pass_ is not None and (observed.changed or self._passes.due(observed.pass_, asked.now)):
-            return After((self._passes.issue(asked.head, replace(observed.pass_, seen=asked.now), asked.now),), observed.learned)
+            cookies = (self._passes.issue(asked.head, replace(observed.pass_, seen=asked.now), asked.now),)
+            now = by_pass_alone(observed.pass_) if observed.changed else None
+            return After(cookies, observed.learned, now if now is None or not _arrives(identified, source) else identified)
         if observed.changed:
-            return After((self._passes.clear(asked.head),))
+            return After((self._passes.clear(asked.head),), identified=identified if _arrives(identified, source) else Identified())
         return After()
 
     async def end(self, asked: Asked, upstream: str, identified: Identified) -> Parting:

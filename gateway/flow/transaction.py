@@ -84,6 +84,30 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class Outside:
+    """Somebody else's transaction that ours is a part of: where it goes on, and what they call it.
+
+    entry: "begin:NAME" or "intercept:NAME", who signs and for whom is found by it. url: their continue URL; a path where it is the
+    upstream's own. next_origins: where that redirects to. state, jti, subject: theirs, given back as they came. told: who it is about
+    stands in their token alone, so nobody has to be logged in here, and nothing goes into the pass. proved: what the pass held already and
+    counts for them. answered: when our answer was made, 0 before: it is made once, and may be sent again.
+    """
+
+    entry: str
+    url: str
+    state: str
+    jti: str
+    subject: str
+    method: Literal["post", "query"] = "post"
+    state_parameter: str = "state"
+    token_parameter: str = "token"  # noqa: S105 - a parameter's name
+    next_origins: tuple[str, ...] = ()
+    told: bool = True
+    proved: tuple[Proof, ...] = ()
+    answered: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Transaction:
     """`id` is the SHA-256 of the state, base64url; the state itself is known to the browser only.
 
@@ -93,7 +117,8 @@ class Transaction:
     came after the suspension. session: digest of the app session at the suspension ("" for none); holder: sid of the pass that spoke for
     it, "" for nobody's. page: where the user came from (path), for cancel and replay: off.
     extended: the rules, run again, have added a step once. loop: key of the counter that detects loops. run: what rule functions must find
-    again (see flow.functions): whom they ran for, claims for tokens, and at /continue what they came to.
+    again (see flow.functions): whom they ran for, claims for tokens, and at /continue what they came to. outside: it ends at somebody
+    else's continue URL, and no request of ours is resumed.
     """
 
     id: str
@@ -125,6 +150,7 @@ class Transaction:
     reason: str = ""
     jti: str = ""
     run: Mapping[str, Any] = field(default_factory=dict)
+    outside: Outside | None = None
 
     @property
     def current(self) -> Task | None:

@@ -63,6 +63,8 @@ class Door:
                 return Closed("unknown", "no such transaction")
             return Closed("not_yours", "no cookie came along" if not secrets else "another browser's transaction")
         transaction = found.transaction
+        if transaction.outside is not None and transaction.outside.told:
+            return Visit(found, Identified())  # its subject stands in the token that began it: who is logged in here is of no account
         identified = await self._gate.identify(asked.head, transaction.upstream, asked.now, own_page=own_page)
         if not transaction.open:
             return Visit(found, identified)

@@ -8,6 +8,7 @@ from typing import Protocol
 from aiohttp import web
 
 from gateway.flow.asked import Asked
+from gateway.flow.outside import Sending
 from gateway.flow.transaction import Transaction
 
 
@@ -42,6 +43,9 @@ class Answers(Protocol):
 
     def see_other(self, location: str, cookies: Sequence[bytes] = ()) -> web.Response:
         """303 to a path on this origin."""
+
+    def send(self, asked: Asked, sending: Sending, *, cookies: Sequence[bytes] = ()) -> web.Response:
+        """The browser's way on to somebody else's URL: a form that sends itself, a 303, or JSON for a script."""
 
     def transaction_path(self, state: str) -> str:
         """`/.stepup/t/{state}`."""

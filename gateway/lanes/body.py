@@ -12,6 +12,7 @@ from typing import Protocol
 
 from aiohttp import hdrs
 from aiohttp.http import HttpVersion11
+from aiohttp.web import RequestKey
 from aiohttp.web_request import BaseRequest
 
 from gateway.errors import BodyTooLarge, ClientGone
@@ -94,6 +95,10 @@ class ClientBody:
         if not self.present and self.length is None:
             self.length = 0
 
+    def lend(self) -> None:
+        """Let `read_body` have what was peeked at."""
+        self._request[_LENT] = self
+
     def check(self) -> None:
         """Raises BodyTooLarge when the declared length is above the limit."""
         if self.length is not None and self.length > self._limit:
@@ -160,12 +165,15 @@ class ClientBody:
         return piece
 
 
+_LENT = RequestKey("lent", ClientBody)
+
+
 async def read_body(request: BaseRequest, limit: int, *, idle_timeout: float, timeout: float | None = None) -> bytes:
     """The whole body, at most `limit` bytes; a waiting client is told to go on first.
 
     Raises BodyTooLarge (before the client is told to go on, where it declared the length), ClientGone, BodyTimeout.
     """
-    body = ClientBody(request, limit=limit, idle_timeout=idle_timeout, timeout=timeout)
+    body = request.get(_LENT) or ClientBody(request, limit=limit, idle_timeout=idle_timeout, timeout=timeout)
     body.check()
     peeked = await body.peek(limit)
     if not peeked.whole:

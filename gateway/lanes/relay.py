@@ -23,6 +23,7 @@ from gateway.flow.traffic import UpstreamTraffic
 from gateway.lanes.answers import Answers
 from gateway.lanes.body import Body, ClientBody, GivenBody
 from gateway.lanes.forward import Exchange, Relayed, forward
+from gateway.lanes.intercept import TAKEN, Interceptor, Seen
 from gateway.lanes.pool import UpstreamPool
 from gateway.lanes.tunnels import Tunnels
 from gateway.lanes.upstream import ResponseHead, UpstreamConnection
@@ -56,8 +57,9 @@ class Upstream:
 class Relay:
     def __init__(
         self, *, upstreams: Callable[[], dict[str, Upstream]], sessions: Sessions, issuer: Issuer, transactions: Transactions,
-        answers: Answers, limits: LimitsSpec, trusted: Networks, tunnels: Tunnels,
+        answers: Answers, limits: LimitsSpec, trusted: Networks, tunnels: Tunnels, intercepts: Interceptor,
     ) -> None:  # fmt: skip
+        self._intercepts = intercepts
         self._tunnels = tunnels
         self._upstreams = upstreams
         self._sessions = sessions
@@ -141,7 +143,7 @@ class Relay:
             target=head.target.raw,
             headers=self._headers(asked, head, judged, identified, upstream, steps=steps, gated=gated),
             body=body,
-            on_head=self._on_head(asked, head, name, upstream, identified, login, answered, gated=gated),
+            on_head=self._on_head(asked, head, judged, upstream, identified, login, answered, gated=gated),
             outlive=connection is not None,
             on_tunnel=partial(self._tunnels.watch, judged, asked.now),
             traffic=upstream.traffic,
@@ -180,9 +182,12 @@ class Relay:
         return made.encode("ascii")
 
     def _on_head(
-        self, asked: Asked, head: RequestHead, name: str, upstream: Upstream, identified: Identified, login: Login | None,
+        self, asked: Asked, head: RequestHead, judged: Judged, upstream: Upstream, identified: Identified, login: Login | None,
         answered: Callable[[], Awaitable[None]] | None, *, gated: bool,
     ) -> Callable[[ResponseHead], Awaitable[Headers]]:  # fmt: skip
+        name = judged.route.upstream if judged.route else ""
+        watched = self._intercepts.watches(name)
+
         async def edit(answer: ResponseHead) -> Headers:
             if answered is not None:
                 await answered()
@@ -192,6 +197,11 @@ class Relay:
             edited = response_for_client(answer.headers, names=answer.names, gated=gated, rewrite=rewrite, added=cookies)
             if answer.status == 101:
                 edited = (*edited, (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
+            if watched and answer.status in TAKEN:
+                who = after.identified or identified
+                seen = Seen(asked, head, name, who, judged.facts.granted, answer.status, edited)
+                if (taken := await self._intercepts.take(seen)) is not None:
+                    raise Diverted(taken)
             if after.learned and navigation(asked.head) == "navigation" and (state := await self._waiting(asked)) is not None:
                 given = tuple(v for n, v in edited if n.lower() == b"set-cookie")
                 raise Diverted(self._answers.see_other(self._answers.transaction_path(state), given))

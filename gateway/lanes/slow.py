@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Protocol, assert_never
+from urllib.parse import parse_qsl
 
 import structlog
 from aiohttp import web
@@ -22,7 +23,7 @@ from gateway.flow.gate import BodyReader, Gate, Judged
 from gateway.flow.guessing import Guessing
 from gateway.flow.ports import Entropy
 from gateway.flow.remembered import Remembered, proofs_of, with_proofs
-from gateway.flow.repository import TICKET_PARAMETER, Transactions
+from gateway.flow.repository import STATE_PREFIX, TICKET_PARAMETER, Transactions
 from gateway.flow.rerun import proved
 from gateway.flow.trail import Trail
 from gateway.flow.transaction import Event, Status, move
@@ -33,6 +34,7 @@ from gateway.lanes.body import BodyTimeout, ClientBody
 from gateway.lanes.faults import refusal
 from gateway.lanes.forward import Relayed
 from gateway.lanes.heads import Entrance, Unreadable, read_head, shown_path
+from gateway.lanes.intercept import Interceptor
 from gateway.lanes.relay import Diverted, Relay
 from gateway.lanes.suspend import Paths, Suspender, same_target
 from gateway.lanes.ticket import Tickets
@@ -41,6 +43,7 @@ from gateway.policy.decision import Allow, Decision, Deny, Need, StepUp
 from gateway.policy.facts import Body, BodyUnavailable
 from gateway.policy.model import Rule
 from gateway.spec.sections import LimitsSpec
+from gateway.wire.media import media_type
 from gateway.wire.target import query_pairs
 
 log = structlog.get_logger(__name__)
@@ -60,7 +63,9 @@ class SlowLane:
         self, *, entrance: Entrance, paths: Paths, gate: Gate, door: Door, transactions: Transactions, suspender: Suspender,
         tickets: Tickets, relay: Relay, answers: Answers, own_pages: OwnPages, trail: Trail, entropy: Entropy, guessing: Guessing,
         clock: Callable[[], float], limits: LimitsSpec, rules: Callable[[], Mapping[str, Rule]], anew: Anew, remembered: Remembered,
+        intercepts: Interceptor,
     ) -> None:  # fmt: skip
+        self._intercepts = intercepts
         self._entrance = entrance
         self._paths = paths
         self._gate = gate
@@ -120,14 +125,33 @@ class SlowLane:
 
     async def _serve(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
         if self._paths.own(asked.head.target.path):
-            return await self._own_pages(request, asked)
+            incoming = await self._theirs(request, asked)
+            return await self._own_pages(request, asked) if incoming is None else await self._gated(request, asked, incoming)
         tickets = [v for n, v in query_pairs(asked.head.target) if n == TICKET_PARAMETER] if asked.head.target.query else []
         if tickets:
             return await self._tickets.use(request, asked, tickets)
         return await self._gated(request, asked)
 
-    async def _gated(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
+    async def _theirs(self, request: web.BaseRequest, asked: Asked) -> ClientBody | None:
+        """The body of a request for an upstream's own `/continue`: at our path, where a rule intercepts for it, with a state not of ours.
+        None for one of ours."""
+        head = asked.head
+        if head.target.path.decode("latin-1") != self._paths.continue_path or (name := self._intercepts.continues(head)) is None:
+            return None
+        values = dict.fromkeys((name, "state"))  # ours is called `state`, whatever the upstream calls its own
+        pairs = list(query_pairs(head.target))
         incoming = self.body(request)
+        if head.method == "POST" and media_type(head.get("content-type") or "") == "application/x-www-form-urlencoded":
+            peeked = await incoming.peek(self._limits.answer_body)
+            pairs += _form(peeked.data) if peeked.whole else []
+        states = [v for n, v in pairs if n in values and v]
+        if len(states) != 1 or states[0].startswith(STATE_PREFIX):
+            incoming.lend()
+            return None
+        return incoming
+
+    async def _gated(self, request: web.BaseRequest, asked: Asked, incoming: ClientBody | None = None) -> web.StreamResponse:
+        incoming = incoming or self.body(request)
 
         async def forward(judged: Judged, steps: tuple[str, ...], *, gated: bool) -> web.StreamResponse:
             return await self._relay.forward(request, asked, judged, incoming, steps=steps, gated=gated)
@@ -280,3 +304,11 @@ class SlowLane:
             upstream=judged.route.upstream if judged.route else "", decision=name, rules=rules,
             reason="; ".join(filter(None, (reason, note))), subject=judged.identified.subject.id,
         )  # fmt: skip
+
+
+def _form(body: bytes) -> list[tuple[str, str]]:
+    """The fields of a form; none where it cannot be read."""
+    try:
+        return parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=100)
+    except ValueError:
+        return []

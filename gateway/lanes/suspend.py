@@ -68,8 +68,10 @@ class Suspender:
         self._paths = paths
         self._patience = patience
 
-    async def suspend(self, asked: Asked, judged: Judged, decision: StepUp, incoming: ClientBody, *, can_login: bool) -> web.Response:
-        """Open a transaction for a request, or say why not."""
+    async def suspend(
+        self, asked: Asked, judged: Judged, decision: StepUp, incoming: ClientBody | None, *, can_login: bool
+    ) -> web.Response:
+        """Open a transaction for a request, or say why not. incoming: None where the body is gone; `replay` is off then."""
         head = asked.head
         steps = [a.step for a in decision.asked]
         ages = [a.max_age for a in decision.asked if isinstance(a.max_age, float)]
@@ -101,7 +103,7 @@ class Suspender:
                 return self._answers.step_up(asked, found, state, steps, max_age=max_age, cors=cors)
             return self._answers.see_other(self._answers.transaction_path(state))
         stored_body = b""
-        if not script and decision.replay != "off" and head.method not in ("GET", "HEAD"):
+        if not script and decision.replay != "off" and incoming is not None and head.method not in ("GET", "HEAD"):
             try:
                 stored_body = await self._whole(incoming)
             except BodyTooLarge as error:

@@ -11,11 +11,13 @@ from gateway.policy.condition import Condition, Mapped, condition
 from gateway.policy.expression import Expression, compile_expression
 from gateway.policy.glob import Glob, GlobError, host_glob, path_glob, value_glob
 from gateway.policy.index import RuleIndex
-from gateway.policy.model import LoginPaths, Permit, Refuse, Require, Route, Rule, Ruleset, Run, StepInfo
+from gateway.policy.model import LoginPaths, Permit, Refuse, Require, Route, Rule, Ruleset, Run, StepInfo, TakeOver, Where
 from gateway.policy.network import parse_network
 from gateway.policy.references import ExpressionError, nearest
+from gateway.spec.outside import InterceptSpec
 from gateway.spec.rules import MatchSpec, RouteSpec, RuleSpec
 from gateway.wire.headers import METHODS
+from gateway.wire.location import origin_of
 
 Loc = tuple[str | int, ...]
 T = TypeVar("T")
@@ -50,7 +52,7 @@ def compile_rules(
     its entries; None = not known here, any will do. functions: rule functions by the reference that rules name them by.
     Without routes, a single upstream serves everything.
     """
-    compiler = _Compiler(frozenset(upstreams), frozenset(steps), claims, records)
+    compiler = _Compiler(frozenset(upstreams), tuple(steps), claims, records)
     compiled_routes = compiler.routes(routes)
     compiled_rules = tuple(compiler.rule(position, spec) for position, spec in enumerate(rules))
     compiler.find_repeated(rules)
@@ -60,14 +62,28 @@ def compile_rules(
         return tuple(sorted(compiler.problems, key=lambda problem: (order[str(problem.loc[0])], problem.loc[1:2])))
     return Ruleset(
         rules=compiled_rules,
-        index=RuleIndex.build((rule.position, rule.match) for rule in compiled_rules if rule.enabled),
+        index=RuleIndex.build((rule.position, rule.match) for rule in compiled_rules if rule.enabled and _about_requests(rule)),
         routes=compiled_routes,
         steps=dict(steps),
         logins=tuple(logins),
         case_insensitive=frozenset(name for name, folds in upstreams.items() if folds),
         version=version,
         functions=functions or {},
+        takeovers=_by_upstream(compiled_rules),
     )
+
+
+def _about_requests(rule: Rule) -> bool:
+    """What takes redirects over has no say about requests; what takes challenges over has proofs to show."""
+    return not isinstance(rule.effect, TakeOver) or rule.effect.challenge
+
+
+def _by_upstream(rules: Sequence[Rule]) -> dict[str, tuple[Rule, ...]]:
+    found: dict[str, tuple[Rule, ...]] = {}
+    for rule in rules:
+        if isinstance(rule.effect, TakeOver) and rule.enabled:
+            found[rule.effect.upstream] = (*found.get(rule.effect.upstream, ()), rule)
+    return found
 
 
 class _Compiler:
@@ -76,12 +92,13 @@ class _Compiler:
     def __init__(
         self,
         upstreams: frozenset[str],
-        steps: frozenset[str],
+        steps: tuple[str, ...],
         claims: frozenset[str],
         records: Mapping[str, frozenset[str] | None] | None,
     ) -> None:
         self.upstreams = upstreams
-        self.steps = steps
+        self.order = steps
+        self.steps = frozenset(steps)
         self.claims = claims
         self.records = records
         self.problems: list[Problem] = []
@@ -105,7 +122,7 @@ class _Compiler:
         return Rule(
             position=position,
             name=spec.name,
-            match=self._condition(spec.match, (*loc, "match")),
+            match=_filed(spec.intercept) if spec.intercept is not None else self._condition(spec.match, (*loc, "match")),
             excuse=self._excuse(spec.except_, (*loc, "except")),
             who=spec.who,
             when=self._when(spec.when, (*loc, "when")),
@@ -130,7 +147,7 @@ class _Compiler:
         ends: dict[object, RuleSpec] = {}
         everything = _canonical(MatchSpec())
         for position, spec in enumerate(specs):
-            if not spec.enabled:
+            if not spec.enabled or spec.intercept is not None:
                 continue
             canonical = _canonical(spec.match)
             end = ends.get(everything) or ends.get(canonical)
@@ -142,7 +159,11 @@ class _Compiler:
             elif (spec.deny is not None or spec.allow) and _unconditional(spec):
                 ends[canonical] = spec
 
-    def _effect(self, spec: RuleSpec, loc: Loc) -> Require | Refuse | Permit | Run:
+    def _effect(self, spec: RuleSpec, loc: Loc) -> Require | Refuse | Permit | Run | TakeOver:
+        if spec.intercept is not None:
+            return self._take_over(spec, spec.intercept, loc)
+        if spec.resume is not None:
+            self._problem((*loc, "resume"), "goes with `intercept`: it says where an intercepted redirect goes on")
         given = [name for name in ("require", "deny", "allow", "python") if getattr(spec, name) is not None]
         if len(given) != 1:
             self._problem(loc, f"needs exactly one of require, deny, allow and python; it has {' and '.join(given) or 'none'}")
@@ -161,6 +182,37 @@ class _Compiler:
         if spec.python is not None:
             return Run(spec.python)
         return Permit()
+
+    def _take_over(self, spec: RuleSpec, answers: InterceptSpec, loc: Loc) -> TakeOver:
+        """A rule about answers: nothing that selects requests, and nothing but `require`."""
+        for key in ("deny", "allow", "python"):
+            if getattr(spec, key) is not None:
+                self._problem((*loc, key), "an `intercept` takes `require` only")
+        usual = RuleSpec(name="usual")
+        for key, name in (
+            ("match", "match"),
+            ("except_", "except"),
+            ("who", "who"),
+            ("when", "when"),
+            ("replay", "replay"),
+            ("on_error", "on_error"),
+        ):
+            if getattr(spec, key) != getattr(usual, key):
+                self._problem(
+                    (*loc, name), "is about requests; an `intercept` looks at answers, and says which by `upstream` and `location`"
+                )
+        self._known(answers.upstream, self.upstreams, "upstream", (*loc, "intercept", "upstream"))
+        for position, name in enumerate(spec.require or ()):
+            self._known(name, self.steps, "step", (*loc, "require", position))
+        if answers.challenge and spec.resume is not None:
+            self._problem((*loc, "resume"), "a challenge goes on with the request that it answered; `resume` is for redirects")
+        if not answers.challenge and spec.require is None:
+            self._problem(loc, "needs `require`: the steps in place of the upstream's own page")
+        if not answers.challenge and spec.resume is None:
+            self._problem(loc, "needs `resume`: where the upstream goes on, and how our answer is signed")
+        places = self._each(answers.location, _where, (*loc, "intercept", "location")) if answers.location is not None else None
+        required = tuple(dict.fromkeys(spec.require or (self.order if answers.challenge else ())))
+        return TakeOver(answers.upstream, tuple(places or ()), answers.challenge, required, named=spec.require is not None)
 
     def _when(self, source: str | None, loc: Loc) -> Expression | None:
         if source is None:
@@ -235,6 +287,21 @@ class _Compiler:
 
 
 R = TypeVar("R")
+
+
+def _filed(answers: InterceptSpec) -> Condition:
+    """A rule about answers is filed under its upstream."""
+    return condition(upstreams=[answers.upstream])
+
+
+def _where(location: str) -> Where:
+    """Raises GlobError."""
+    origin, path = None, location
+    if not location.startswith("/"):
+        scheme, _, rest = location.partition("://")
+        host, _, path = rest.partition("/")
+        origin, path = origin_of(f"{scheme}://{host}/"), "/" + path
+    return Where(origin, path_glob(path))
 
 
 def _absent_or_value(pattern: str | None) -> Glob | None:

@@ -15,12 +15,12 @@ from gateway.policy.condition import Key
 from gateway.policy.decision import Allow, Asked, Decision, Deny, MaxAge, Need, Shadow, StepUp
 from gateway.policy.expression import Broken, Lacks, Met
 from gateway.policy.facts import REDIRECT_CALLBACK, Facts, Nowhere, Ran, Redirect, ToSteps, ToUrl
-from gateway.policy.model import Permit, Refuse, Require, Route, Rule, Ruleset, Run
+from gateway.policy.model import Permit, Refuse, Require, Route, Rule, Ruleset, Run, TakeOver
 from gateway.policy.view import View
 from gateway.wire.head import RequestHead
 from gateway.wire.subject import Proof
 
-Cause = Literal["disabled", "match", "except", "who", "when", "error", "preflight", "login"]
+Cause = Literal["disabled", "match", "except", "who", "when", "error", "preflight", "login", "answer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,10 @@ def run(rules: Iterable[Rule], view: View, facts: Facts, ruleset: Ruleset, now: 
     """Let rules in file order come to a decision. Rules that would miss may be left out."""
     collected = _Collected()
     for rule in rules:
+        if isinstance(rule.effect, TakeOver):
+            if isinstance(judge(rule, view, facts, ruleset, now), Hit):
+                collected.proved.update(dict.fromkeys(shown(rule.effect, facts)))
+            continue
         verdict = judge(rule, view, facts, ruleset, now)
         if rule.shadow:
             # What a store holds is not worth failing a request for; the body is read only to report truly.
@@ -155,6 +159,8 @@ def run(rules: Iterable[Rule], view: View, facts: Facts, ruleset: Ruleset, now: 
                 ran = _ran(rule, collected, facts)
                 if ran is not None and (refused := _after(rule, ran, collected)) is not None:
                     return refused
+            case TakeOver():
+                continue  # it has had its turn
             case _:
                 assert_never(rule.effect)
     if not collected.unrun:
@@ -230,6 +236,11 @@ def _outcome(collected: _Collected, facts: Facts, ruleset: Ruleset) -> Decision:
 
 def judge(rule: Rule, view: View, facts: Facts, ruleset: Ruleset, now: float) -> Verdict:
     """Whether one rule speaks about a request."""
+    if isinstance(rule.effect, TakeOver):
+        if not rule.enabled:
+            return Miss("disabled")
+        here = rule.effect.upstream == view.upstream and not rule.shadow
+        return HIT if here and rule.effect.challenge and shown(rule.effect, facts) else Miss("answer")
     verdict = _judge(rule, view, facts, now)
     if isinstance(verdict, Miss) or not isinstance(rule.effect, Require | Run):
         return verdict
@@ -293,6 +304,12 @@ def proved(step: str, max_age: MaxAge, facts: Facts, now: float, edition: str = 
     return proof if max_age == "session" or now - proof.at < max_age else None
 
 
+def shown(effect: TakeOver, facts: Facts) -> tuple[str, ...]:
+    """What an upstream that asks by challenges gets to see: what was proved of the steps that it may ask for, whatever its age. How old is
+    too old, the upstream judges."""
+    return tuple(step for step in effect.steps if step in facts.granted or step in facts.proofs)
+
+
 def askable(rule: Rule, view: View, facts: Facts, ruleset: Ruleset) -> tuple[str, ...]:
     """The steps of a `require` that can be asked of this subject here: nobody is refused a login for not being logged in."""
     assert isinstance(rule.effect, Require)  # noqa: S101 - tells mypy what the caller has matched
@@ -338,6 +355,10 @@ def effect(rule: Rule) -> str:
             return "allow"
         case Run():
             return "run"
+        case TakeOver(challenge=True):
+            return "take challenges over"
+        case TakeOver(steps=steps):
+            return f"take redirects over and require {','.join(steps)}"
 
 
 def _login_path(view: View, ruleset: Ruleset) -> bool:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Literal, assert_never
 
 from gateway.policy.condition import Condition, HostTest, Key, MapTest, MediaTest, NetworkTest, PathTest, UpstreamTest
-from gateway.policy.decide import Faulty, Hit, Miss, Unknown, Verdict, askable, decide, did, effect, judge, proved, route
+from gateway.policy.decide import Faulty, Hit, Miss, Unknown, Verdict, askable, decide, did, effect, judge, proved, route, shown
 from gateway.policy.decision import Decision, Need
 from gateway.policy.facts import Facts
 from gateway.policy.glob import Glob
-from gateway.policy.model import Permit, Refuse, Require, Rule, Ruleset, Run
+from gateway.policy.model import Permit, Refuse, Require, Rule, Ruleset, Run, TakeOver
 from gateway.policy.view import View
 from gateway.spec.base import format_duration
 from gateway.wire.head import RequestHead
@@ -74,7 +74,7 @@ def _ends(rule: Rule, verdict: Verdict, facts: Facts) -> bool:
     if isinstance(rule.effect, Run) and isinstance(verdict, Hit | Unknown):
         ran = facts.functions.ran.get(rule.name) if facts.functions is not None else None
         return ran is not None and (ran.denied is not None or (ran.error is not None and rule.on_error in {"deny", "require"}))
-    return isinstance(verdict, Faulty) or not isinstance(rule.effect, Require)
+    return isinstance(verdict, Faulty) or isinstance(rule.effect, Refuse | Permit)
 
 
 def _why(rule: Rule, verdict: Verdict, view: View, facts: Facts, ruleset: Ruleset, now: float) -> str:
@@ -104,6 +104,8 @@ def _done(rule: Rule, view: View, facts: Facts, ruleset: Ruleset, now: float) ->
         case Run():
             ran = facts.functions.ran.get(rule.name) if facts.functions is not None else None
             return "its function was not run" if ran is None else f"its function ran: {did(ran)}"
+        case TakeOver() as taken:
+            return f"shows the upstream what was proved: {', '.join(shown(taken, facts))}"
         case Require():
             parts = []
             for step in askable(rule, view, facts, ruleset):
@@ -136,8 +138,22 @@ def _missed(rule: Rule, miss: Miss, view: View, facts: Facts) -> str:
             return "a preflight passes unasked"
         case "login":
             return "its steps need a subject, and this is where one logs in or out"
+        case "answer":
+            return _awaits(rule, view)
         case _:
             assert_never(miss.cause)
+
+
+def _awaits(rule: Rule, view: View) -> str:
+    taken = rule.effect
+    assert isinstance(taken, TakeOver)  # noqa: S101 - nothing else waits for an answer
+    if taken.upstream != view.upstream:
+        return f"looks at answers of {taken.upstream}"
+    asks = ", ".join(taken.steps)
+    if taken.challenge:
+        return _shadow(rule, f"would take over a 401 that asks for other authentication; it may name {asks}")
+    where = " or ".join((place.origin or "") + place.path.source for place in taken.locations)
+    return _shadow(rule, f"would take over a redirect to {where}, and ask for {asks}")
 
 
 def _unmatched(condition: Condition, key: Key | None, view: View, *, every: bool) -> str:

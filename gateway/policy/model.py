@@ -9,6 +9,7 @@ from typing import Any, Literal
 from gateway.policy.condition import Condition
 from gateway.policy.decision import MaxAge
 from gateway.policy.expression import Expression
+from gateway.policy.glob import Glob
 from gateway.policy.index import RuleIndex
 
 
@@ -36,6 +37,29 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Where:
+    """Redirects to this origin whose path the glob matches. origin: None for the public origin, whichever it is."""
+
+    origin: str | None
+    path: Glob
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """Answers of an upstream that are taken over. Exactly one of locations and challenge.
+
+    steps: of a redirect, what is asked; of a challenge, what its `acr_values` may name, and what is asked where it names none.
+    """
+
+    upstream: str
+    locations: tuple[Where, ...]
+    challenge: bool
+    steps: tuple[str, ...]
+    named: bool = True
+    """`require` stands in the rule; where it does not, a challenge may name any step."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """One rule. `position` is its place in file order, over all files."""
 
@@ -45,7 +69,7 @@ class Rule:
     excuse: Condition | None
     who: Literal["authenticated", "anonymous", "any"]
     when: Expression | None
-    effect: Require | Refuse | Permit | Run
+    effect: Require | Refuse | Permit | Run | TakeOver
     max_age: MaxAge
     replay: Literal["auto", "confirm", "off"]
     shadow: bool
@@ -84,7 +108,7 @@ class LoginPaths:
 @dataclass(frozen=True, slots=True)
 class Ruleset:
     """Everything that decisions depend on. `case_insensitive`: upstreams whose paths are judged case-folded too. `functions`: rule
-    functions by reference; nothing in this room calls them."""
+    functions by reference; nothing in this room calls them. takeovers: rules about answers, by upstream, in file order."""
 
     rules: tuple[Rule, ...]
     index: RuleIndex
@@ -94,3 +118,9 @@ class Ruleset:
     case_insensitive: frozenset[str]
     version: str = ""
     functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    takeovers: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
+
+    def challenged(self, upstream: str) -> bool:
+        """A rule takes challenges of this upstream over, so what was proved is shown to it."""
+        rules = self.takeovers.get(upstream, ())
+        return any(isinstance(r.effect, TakeOver) and r.effect.challenge and not r.shadow for r in rules)

@@ -16,6 +16,7 @@ from gateway.settings.mistakes import Report, Source, nearest
 from gateway.settings.places import Loc
 from gateway.settings.registry import KeepsRecord, Registry
 from gateway.spec.base import Spec, parse_address, parse_origin
+from gateway.spec.rules import RuleSpec
 from gateway.spec.sections import GatewaySpec
 
 MAX_LOGO = 16_384
@@ -27,7 +28,7 @@ _ADDRESS = re.compile(r"[^\s@<>]+@[^\s@<>]+|[^<>\r\n]*<[^\s@<>]+@[^\s@<>]+>")
 
 def check_names(report: Report, source: Source, raw: Mapping[str, Any]) -> None:
     """Names of upstreams and steps: they stand in tokens, URLs and logs."""
-    for section, what in (("upstreams", "an upstream"), ("steps", "a step"), ("forward_auth", "a proxy")):
+    for section, what in (("upstreams", "an upstream"), ("steps", "a step"), ("forward_auth", "a proxy"), ("begin", "an entry")):
         for name in _mapping(raw.get(section)):
             if not _NAME.fullmatch(name):
                 message = f"the name of {what} is 1 to 64 letters, digits, `_`, `.` or `-`, and begins with a letter or digit"
@@ -46,6 +47,8 @@ def check_references(report: Report, main: Source, raw: Mapping[str, Any], rules
     for section in ("routes", "identity"):
         for index, entry in enumerate(_list(raw.get(section))):
             refer(main, (section, index, "upstream"), _mapping(entry).get("upstream"), "upstream", upstreams)
+    for key, party in _mapping(raw.get("begin")).items():
+        refer(main, ("begin", key, "steps"), _mapping(party).get("steps"), "step", steps)
     taken: dict[str, tuple[Source, Loc]] = {}
     for source, index, rule in rules:
         entry = _mapping(rule)
@@ -138,6 +141,30 @@ def _upstreams(report: Report, source: Source, spec: GatewaySpec) -> None:
                 report.add(source, ("upstreams", name, "tls"), "is for https:// URLs, and there is none here")
             if (tls.cert_file is None) != (tls.key_file is None):
                 report.add(source, ("upstreams", name, "tls"), "`cert_file` and `key_file` come together")
+
+
+def check_outside(report: Report, source: Source, spec: GatewaySpec, rules: Iterable[tuple[Source, int, RuleSpec]]) -> None:
+    """What ends at somebody else's continue URL."""
+    for name, entry in spec.begin.items():
+        if entry.issuer in spec.upstreams:
+            report.add(source, ("begin", name, "issuer"), "is the name of an upstream, whose tokens would be taken for one another's")
+        for index, url in enumerate(entry.continue_url):
+            parts = urlsplit(url)
+            if parts.scheme == "http" and not _loopback(f"{parts.hostname}:80"):
+                report.warn(source, ("begin", name, "continue_url", index), "is plain http: whoever is on the way can read our answer")
+    ways: dict[tuple[str, str], tuple[str, str]] = {}
+    for file, index, rule in rules:
+        if rule.resume is None or rule.intercept is None:
+            continue
+        at: Loc = ("rules", index, "resume", "url")
+        url = rule.resume.url
+        if url == spec.prefix or url.startswith(spec.prefix + "/"):
+            report.add(file, at, f"lies under `prefix` ({spec.prefix}), where no upstream is")
+        if url == spec.continue_path and rule.enabled:
+            # At our own path the name of the state must be known before the upstream is.
+            first, name = ways.setdefault((rule.intercept.upstream, url), (rule.resume.state_parameter, rule.name))
+            if first != rule.resume.state_parameter:
+                report.add(file, (*at[:-1], "state_parameter"), f'"{name}" has another name for the state at the same address')
 
 
 def check_steps(report: Report, source: Source, spec: GatewaySpec, steps: Mapping[str, Spec]) -> None:

@@ -20,7 +20,9 @@ def check_introspection(report: Report, source: Source, spec: GatewaySpec, steps
     """steps: by name; one with an `audience` is a page of others, which gets tokens of ours."""
     if spec.introspection is None:
         return
-    receivers = {*spec.upstreams, *(str(audience) for step in steps.values() if (audience := getattr(step, "audience", None)))}
+    pages = (str(audience) for step in steps.values() if (audience := getattr(step, "audience", None)))
+    resumed = (rule.resume.audience for rule in spec.rules if rule.resume is not None)
+    receivers = {*spec.upstreams, *pages, *(entry.issuer for entry in spec.begin.values()), *resumed}
     _clients(report, source, spec.introspection, receivers)
 
 

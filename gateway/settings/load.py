@@ -143,6 +143,7 @@ def _load(path: Path, environ: Mapping[str, str], kinds: Registry) -> Loaded | P
     cross.check_references(report, main, raw, written)
     if spec is not None:
         cross.check_sections(report, main, spec, kinds)
+        cross.check_outside(report, main, spec, [(rule.source, rule.index, rule.spec) for rule in rules])
         cross.check_steps(report, main, spec, {name: step.config for name, step in steps.items()})
         check_introspection(report, main, spec, {name: step.config for name, step in steps.items()})
         known = [entry.config for entry in identity if isinstance(entry.config, IdentityConfig)]

@@ -11,6 +11,7 @@ from gateway.settings.entries import IdentityEntry, RuleEntry, StepEntry
 from gateway.settings.mistakes import Report, Source
 from gateway.settings.places import Loc
 from gateway.settings.registry import IdentityConfig, KeepsRecord, Registry
+from gateway.spec.base import StepSpec
 from gateway.spec.rules import RouteSpec
 from gateway.spec.sections import GatewaySpec
 
@@ -81,7 +82,7 @@ def _info(name: str, entry: StepEntry | None, kinds: Registry) -> StepInfo:
         name,
         entry.kind,
         needs_subject=kinds.steps[entry.kind].needs_subject(entry.config),
-        acr=getattr(entry.config, "acr", None),
+        acr=entry.config.acr if isinstance(entry.config, StepSpec) else None,
         edition=getattr(entry.config, "edition", ""),
         claims=tuple(sorted(_claims(entry.config))),
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 
 class Spec(BaseModel):
@@ -33,6 +33,16 @@ class TextMistake:
     line: int
     column: int
     message: str
+
+
+class StepSpec(Spec):
+    """Base of every kind of step's settings."""
+
+    acr: str | None = Field(
+        None,
+        pattern=r"^[!#-\[\]-~]{1,128}$",
+        description="The authentication context that this step stands for, in tokens and challenges (RFC 9470); its name unless set.",
+    )
 
 
 T = TypeVar("T")
@@ -103,11 +113,19 @@ def _address(value: str) -> str:
     return value
 
 
+_HOST = re.compile(r"[a-z0-9._\-]+|[0-9a-f:.]+(?:%25[a-z0-9._\-]+)?")
+
+
 def parse_origin(value: str) -> str:
     """A web origin in its one spelling: scheme and host lower-case, default port left out (RFC 6454 §6.2)."""
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/") or parts.query:
         raise ValueError("is not an origin; write scheme://host[:port] and nothing behind it")
+    if not _HOST.fullmatch(parts.hostname):
+        # What could end a directive of a policy, or match more than one host.
+        raise ValueError(
+            "is not an origin; a host is letters, digits, `.`, `-` and `_` (an international name in its xn-- form), or an IPv6 address"
+        )
     try:
         port = parts.port
     except ValueError as error:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from gateway.spec.base import Bool, Duration, Int, Many, Network, Origin, Spec, parse_duration
+from gateway.spec.outside import InterceptSpec, ResumeSpec
 
 Glob = str
 MaxAge = float | Literal["session", "once"]
@@ -37,7 +38,7 @@ class DenySpec(Spec):
 
 
 class RuleSpec(Spec):
-    """One rule: `match` + `when` select requests; exactly one of `require`, `deny`, `allow`, `python` says what
+    """One rule: `match` + `when` select requests, `intercept` answers; exactly one of `require`, `deny`, `allow`, `python` says what
     follows."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$", description="Unique; appears in logs, explain and the audit trail.")
@@ -47,6 +48,10 @@ class RuleSpec(Spec):
         "any", description="Only requests with, or without, a subject. A rule that protects something leaves it at `any`."
     )
     when: str | None = Field(None, description="A CEL condition over request, subject, pass, record and now.")
+    intercept: InterceptSpec | None = Field(
+        None, description="Answers of an upstream that are taken over, in place of `match`; with `require`, and `resume` for a redirect."
+    )
+    resume: ResumeSpec | None = Field(None, description="Where an intercepted redirect goes on.")
     require: Many[str] | None = Field(None, min_length=1, description="Names under `steps:`, asked in this order.")
     deny: DenySpec | None = Field(None, description="Refuse the request.")
     allow: Bool | None = Field(None, description="`true` ends the run and keeps the steps collected so far.")

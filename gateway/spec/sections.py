@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field
 
 from gateway.spec.base import Address, Bool, Duration, HttpUrl, Int, Many, Network, Origin, PlainPath, Size, Spec
 from gateway.spec.introspection import IntrospectionSpec
+from gateway.spec.outside import BeginSpec
 from gateway.spec.rules import RouteSpec, RuleSpec
 
 
@@ -282,6 +283,9 @@ class GatewaySpec(Spec):
     log: LogSpec = Field(default_factory=LogSpec, description="Logging.")
     forward_auth: Annotated[dict[str, ForwardAuthSpec], BeforeValidator(_string_keys)] = Field(
         default_factory=dict, description="Proxies that ask for the decision and forward by themselves, by name."
+    )
+    begin: Annotated[dict[str, BeginSpec], BeforeValidator(_string_keys)] = Field(
+        default_factory=dict, description="Others who send their users here for steps, by name: `<prefix>/begin/NAME`."
     )
     steps: Annotated[dict[str, dict[str, Any]], BeforeValidator(_string_keys)] = Field(
         default_factory=dict, description="Step name to settings; `kind` names the plugin."

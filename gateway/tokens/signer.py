@@ -42,6 +42,15 @@ def sign(kind: TokenKind, claims: Mapping[str, Any], *, keyring: Keyring, now: f
     return _JWS.encode(body, key.private, algorithm=key.algorithm, headers={"typ": kind.value, "kid": key.kid})
 
 
+def sign_plain(claims: Mapping[str, Any], *, keyring: Keyring, now: float, ttl: float) -> str:
+    """A token for a party of others, who looks our key up by JWKS: its `typ` is `JWT`, so it is none of our own kinds, and never taken for
+    one. Otherwise as `sign`."""
+    key = keyring.signing[0]
+    payload = {**claims, "iat": int(now), "exp": int(now + ttl)}
+    body = json.dumps(payload, separators=(",", ":"), allow_nan=False).encode("utf-8")
+    return _JWS.encode(body, key.private, algorithm=key.algorithm, headers={"typ": "JWT", "kid": key.kid})
+
+
 def verify(kind: TokenKind, token: str, *, keyring: Keyring, now: float, issuer: str, audience: str) -> dict[str, Any]:
     """The claims of a token of this kind that we issued as `issuer` for `audience`. Raises TokenInvalid; its text is for the log.
 

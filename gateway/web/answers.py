@@ -8,17 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from gateway.flow.asked import Asked
+from gateway.flow.outside import Sending
 from gateway.flow.ports import Entropy
 from gateway.flow.transaction import Transaction
 from gateway.policy.model import StepInfo
 from gateway.web.csp import common_headers
 from gateway.web.page import Page, safe_href
 from gateway.web.pages import Pages, Shown, Suspended, Way
-from gateway.web.problem import problem, step_up_required
+from gateway.web.problem import json_page, problem, step_up_required
 from gateway.web.texts import TEXTS, Kind
 from gateway.wire.head import RequestHead
 from gateway.wire.media import navigation, prefers_json
@@ -42,6 +44,10 @@ def wants_page(head: RequestHead) -> bool:
 
 
 def suspended(transaction: Transaction) -> Suspended:
+    outside = transaction.outside
+    if outside is not None:
+        host = urlsplit(outside.url).netloc or transaction.origin.partition("://")[2]
+        return Suspended("", "", host)
     return Suspended(transaction.method, transaction.target.decode("latin-1"), transaction.origin.partition("://")[2])
 
 
@@ -71,6 +77,19 @@ class WebAnswers:
     def see_other(self, location: str, cookies: Sequence[bytes] = ()) -> web.Response:
         headers = (("Location", safe_href(location)), *common_headers())
         return response(Page(303, headers, b""), cookies)
+
+    def send(self, asked: Asked, sending: Sending, *, cookies: Sequence[bytes] = ()) -> web.Response:
+        """The browser's way on to somebody else's URL. A script gets it as JSON: it is for the script to send."""
+        if not wants_page(asked.head):
+            body = {"status": "passed", "send": {"method": sending.method, "url": sending.url, "fields": dict(sending.fields)}}
+            return response(json_page(200, body), cookies)
+        if sending.method == "query":
+            return self.see_other(sending.address, cookies)
+        where = origin_or_own(asked.head, sending.url).partition("://")[2]
+        page = self.pages.send(
+            self.shown(asked.request_id), sending.url, sending.fields, where=where, next_origins=sending.next_origins
+        )  # fmt: skip
+        return response(page, cookies)
 
     def bare(self, status: int, kind: str, request_id: str) -> web.Response:
         """For a request that has no readable head: nothing is known of what it can show, so both get few words."""
@@ -127,6 +146,12 @@ class WebAnswers:
         answer = response(made, cookies)
         allow_origin(asked.head, answer, cors)
         return answer
+
+
+def origin_or_own(head: RequestHead, url: str) -> str:
+    """The origin of a continue URL; ours for a path."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}" if parts.netloc else head.origin
 
 
 def allow_origin(head: RequestHead, answer: web.StreamResponse, origins: Sequence[str]) -> None:

@@ -102,7 +102,7 @@ class Arrivals:
             return await self._used(asked, where, transaction)
         if not self._progress.knows(transaction):
             return self._answers.refusal(asked, "expired", href=transaction.page, about=transaction)
-        result = await self._progress.arrive(visit.found, arrival, self._pages.look(asked, visit.identified, where.state))
+        result = await self._progress.arrive(visit.found, arrival, self._pages.look(asked, visit, where.state))
         match result:
             case Held():
                 await self._pages.audit(asked, result.transaction, where.step, "throttled", f"by {result.by}")

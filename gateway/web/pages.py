@@ -170,20 +170,6 @@ class Pages:
         """What a frame gets instead of an interstitial: one link that opens the page at the top. Shown by our own origin only."""
         return self._render("framed.html", shown, framed=True, link=href, suspended=suspended)
 
-    def send(self, shown: Shown, url: str, fields: Sequence[tuple[str, str]], *, next_origins: Iterable[str] = ()) -> Page:
-        """A form that sends itself to a page of others, with a button for browsers without scripts.
-
-        url: absolute, http or https, from the configuration or from a rule. next_origins: where that page's answer redirects to, beside
-        itself and us. Raises ValueError for another URL.
-        """
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ValueError("a form is sent to http:// or https:// only")
-        origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-        return self._render(
-            "send.html", shown, next_origins=(origin, *next_origins), url=url, fields=fields, host=parts.netloc.rpartition("@")[2]
-        )
-
     def confirm(
         self,
         shown: Shown,
@@ -216,6 +202,22 @@ class Pages:
             index=index,
             total=total,
         )
+
+    def send(
+        self, shown: Shown, url: str, fields: Sequence[tuple[str, str]], *, method: Literal["get", "post"] = "post", where: str = "",
+        next_origins: Iterable[str] = (),
+    ) -> Page:  # fmt: skip
+        """A form that sends itself to `url`, or by its button where no script runs.
+
+        url: http or https, from the configuration or from a rule; or a path of our own origin. where: the host, for people; the URL's
+        unless given. next_origins: where that redirects to, beside itself and us. Raises ValueError for another URL.
+        """
+        parts = urlsplit(url)
+        if (parts.scheme not in ("http", "https") or not parts.netloc) and not _own_path(url):
+            raise ValueError("a form is sent to http:// or https:// only")
+        host = parts.netloc.rpartition("@")[2]
+        origins = (*((f"{parts.scheme}://{host}",) if host else ()), *next_origins)
+        return self._render("send.html", shown, next_origins=origins, url=url, fields=list(fields), method=method, host=where or host)
 
     def message(
         self,
@@ -275,6 +277,15 @@ class Pages:
     ) -> Page:
         html = self._env.get_template(template).render(nonce=shown.nonce, request_id=shown.request_id, status=status, **values)
         return Page(status, page_headers(shown.nonce, next_origins=next_origins, framed=framed), html.encode("utf-8"))
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _own_path(url: str) -> bool:
+    return url.startswith("/") and not url.startswith(("//", "/\\"))
 
 
 def _with_retry(page: Page, retry_after: int | None) -> Page:

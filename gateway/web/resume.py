@@ -31,6 +31,7 @@ from gateway.tokens.signer import TokenKind, verify
 from gateway.web.answers import WebAnswers, response, wants_page
 from gateway.web.arrival import Arrivals
 from gateway.web.csp import common_headers
+from gateway.web.outside import OutsidePages
 from gateway.web.page import Page
 from gateway.web.parameters import Given, read_parameters
 from gateway.web.problem import problem
@@ -44,9 +45,10 @@ class Resume:
     def __init__(
         self, *, arrivals: Arrivals, transactions: Transactions, door: Door, gate: Gate, pages: TransactionPages, answers: WebAnswers,
         issuer: Issuer, keyring: Callable[[], Keyring], passes: PassCookies, trail: Trail, read_body: ReadBody, answer_limit: int,
-        condition_limit: int,
+        condition_limit: int, outside: OutsidePages,
     ) -> None:  # fmt: skip
         self._arrivals = arrivals
+        self._outside = outside
         self._transactions = transactions
         self._door = door
         self._gate = gate
@@ -88,6 +90,8 @@ class Resume:
         if isinstance(visit, Closed):
             return self._pages.closed(asked, visit)
         transaction = visit.found.transaction
+        if transaction.outside is not None and transaction.status is not Status.PENDING:
+            return await self._outside.resume(asked, state, visit)
         if tokens and (wrong := self._wrong_token(tokens, transaction, state, asked.now)):
             self._trail.event("refused", request_id=asked.request_id, kind="bad_token", reason=wrong)
             return self._answers.refusal(asked, "bad_token", href=self._answers.transaction_path(state), about=transaction)

@@ -15,6 +15,7 @@ from gateway.web.answer_form import Malformed, read_answer
 from gateway.web.answers import WebAnswers, allow_origin, response, wants_page
 from gateway.web.csp import common_headers
 from gateway.web.introspect import Introspect
+from gateway.web.outside import OutsidePages
 from gateway.web.page import Page
 from gateway.web.pages import TOKEN_FIELD, Proved
 from gateway.web.problem import json_page
@@ -31,8 +32,9 @@ class Site:
         self, *, prefix: str, continue_path: str, transactions: TransactionPages, resume: Resume, answers: WebAnswers,
         static: Static, introspect: Introspect,
         gate: Gate, sessions: Sessions, keyring: Callable[[], Keyring], cors: Callable[[], Sequence[str]],
-        form_token: Callable[[str], str], read_body: ReadBody, limit: int,
+        form_token: Callable[[str], str], read_body: ReadBody, limit: int, outside: OutsidePages,
     ) -> None:  # fmt: skip
+        self._outside = outside
         self._prefix = prefix
         self._continue = continue_path
         self._transactions = transactions
@@ -62,6 +64,8 @@ class Site:
             answer = await self._transactions.handle(request, asked, tail[2:])
             allow_origin(asked.head, answer, self._cors())
             return answer
+        if tail.startswith("begin/"):
+            return await self._outside.begin(request, asked, tail.removeprefix("begin/"))
         if tail.startswith("static/") and request.method in ("GET", "HEAD"):
             return self._asset(asked, tail.removeprefix("static/"))
         match (request.method, tail):

@@ -20,6 +20,7 @@ from gateway.flow.asked import Asked
 from gateway.flow.away import sendable
 from gateway.flow.identity import Identified
 from gateway.flow.issuer import Issuer
+from gateway.flow.outside import way_back
 from gateway.flow.ports import AuditEvent
 from gateway.flow.progress import Held, Look, Moved, Problem, Progress, Showing, describe
 from gateway.flow.repository import Found, Transactions, transaction_id
@@ -29,7 +30,7 @@ from gateway.flow.trail import Trail
 from gateway.flow.transaction import CONFIRM, Status, Transaction
 from gateway.flow.visit import ENDED, Closed, Door, Visit
 from gateway.web.answer_form import Malformed, read_answer
-from gateway.web.answers import WebAnswers, response, suspended, wants_page
+from gateway.web.answers import WebAnswers, origin_or_own, response, suspended, wants_page
 from gateway.web.page import Page
 from gateway.web.pages import TOKEN_FIELD, Trouble
 from gateway.web.preview import preview
@@ -86,12 +87,14 @@ class TransactionPages:
     def closed(self, asked: Asked, closed: Closed) -> web.Response:
         """Why a transaction does not open, and what to do instead."""
         self._trail.event("refused", request_id=asked.request_id, kind=closed.kind, reason=closed.private)
-        way = closed.transaction.page if closed.transaction else "/"
+        way = way_back(closed.transaction) if closed.transaction else "/"
         return self._answers.refusal(asked, closed.kind, retry_after=closed.retry_after, href=way, about=closed.transaction)
 
     def ended(self, asked: Asked, transaction: Transaction, *, status: int | None = None, cookies: Sequence[bytes] = ()) -> web.Response:
         """The page of a transaction that is over: what happened, and the way on."""
         kind: Any = ENDED[transaction.status]
+        if transaction.outside is not None:
+            return self._ended_outside(asked, transaction, kind, status, cookies)
         way = transaction.target.decode("latin-1") if transaction.method == "GET" else transaction.page
         message, label, before = "", None, status
         if transaction.status is Status.FAILED:
@@ -111,10 +114,30 @@ class TransactionPages:
             return self._json(self._document(asked, transaction, None), status or 410, cookies)
         return self._answers.refusal(asked, kind, status=status, href=way, label=label, message=message, about=transaction, cookies=cookies)
 
+    def _ended_outside(
+        self, asked: Asked, transaction: Transaction, kind: str, status: int | None, cookies: Sequence[bytes]
+    ) -> web.Response:
+        """The way on is that of the party outside: back with an error, or to its start page where it has had our answer."""
+        outside = transaction.outside
+        assert outside is not None  # noqa: S101 - the caller has looked
+        done = transaction.status is Status.DONE
+        way = origin_or_own(asked.head, outside.url) + "/" if done else way_back(transaction)
+        message = ""
+        if transaction.status is Status.FAILED:
+            status = 410 if status is None else status
+            kind = "cancelled" if transaction.reason == "cancelled" else kind
+            message = transaction.reason[:1].upper() + transaction.reason[1:] + "."
+        if not wants_page(asked.head):
+            return self._json(self._document(asked, transaction, None), status or 410, cookies)
+        label = "Go back to " + origin_or_own(asked.head, outside.url).partition("://")[2]
+        return self._answers.refusal(asked, kind, status=status, href=way, label=label, message=message, about=transaction, cookies=cookies)
+
     # -- GET --------------------------------------------------------------------------------------------------------
 
     async def _get(self, asked: Asked, state: str, visit: Visit, *, cookies: Sequence[bytes] = ()) -> web.Response:
         transaction = visit.found.transaction
+        if transaction.outside is not None and transaction.status is Status.DONE and wants_page(asked.head):
+            return self._answers.see_other(self._answers.continue_path(state), cookies)  # which sends the answer again while it lives
         if not transaction.open:
             return self.ended(asked, transaction, cookies=cookies)
         if navigation(asked.head) == "frame" and not prefers_json(asked.head):
@@ -137,7 +160,7 @@ class TransactionPages:
             await self.audit(asked, found.transaction, step, "remembered", "answered before")
         if found.transaction.status is not Status.PENDING:
             return self._onward(asked, state, Moved(found.transaction), cookies)
-        shown = await self._progress.show(found, self.look(asked, visit.identified, state))
+        shown = await self._progress.show(found, self.look(asked, visit, state))
         return await self._showing(asked, state, shown, 200, cookies)
 
     async def _to_login(self, asked: Asked, state: str, transaction: Transaction) -> web.Response:
@@ -190,7 +213,7 @@ class TransactionPages:
             "action": state,
             "token": self._transactions.form_token(transaction.id, transaction.binding),
             "suspended": suspended(transaction),
-            "next_origins": (*self._next_origins(transaction.upstream), *own_origins(transaction)),
+            "next_origins": (*self._origins(asked, transaction), *own_origins(transaction)),
         }
         pages, who = self._answers.pages, self._answers.shown(asked.request_id)
         if shown.view is None:
@@ -208,6 +231,12 @@ class TransactionPages:
             who, kind=self._progress.kind(task.step), view=shown.view,
             expires_in=max(0, ceil(transaction.expires - asked.now)), trouble=trouble, status=status, **common,
         )  # fmt: skip
+
+    def _origins(self, asked: Asked, transaction: Transaction) -> list[str]:
+        """Where our form's answer may lead by redirect."""
+        outside = transaction.outside
+        elsewhere = [origin_or_own(asked.head, outside.url)] if outside is not None and "://" in outside.url else []
+        return [*self._next_origins(transaction.upstream), *elsewhere, *(outside.next_origins if outside is not None else ())]
 
     async def _confirm_step(self, transaction: Transaction, now: float) -> dict[str, Any]:
         stored = await self._transactions.request(transaction.id, now)
@@ -258,7 +287,7 @@ class TransactionPages:
         if current is not None and current.step == CONFIRM:
             if action == "send":
                 return self._onward(asked, state, await self._progress.confirm(visit.found, asked.now))
-            shown = await self._progress.show(visit.found, self.look(asked, visit.identified, state))
+            shown = await self._progress.show(visit.found, self.look(asked, visit, state))
             return await self._showing(
                 asked, state, replace(shown, error=Problem("missing", "Choose to send it or to cancel.", "action")), 422
             )
@@ -266,7 +295,7 @@ class TransactionPages:
 
     async def _answered(self, asked: Asked, state: str, visit: Visit, fields: Mapping[str, str]) -> web.Response:
         before = visit.found.transaction.current
-        result = await self._progress.answer(visit.found, fields, self.look(asked, visit.identified, state))
+        result = await self._progress.answer(visit.found, fields, self.look(asked, visit, state))
         match result:
             case Held():
                 await self.audit(asked, result.transaction, before.step if before else "", "throttled", f"by {result.by}")
@@ -286,7 +315,7 @@ class TransactionPages:
         if moved.passed is not None:
             upstream = moved.transaction.upstream
             given = tuple(value for value in moved.passed.set_cookies if not names_ours(value))
-            if moved.passed.then == "authorize_again":
+            if moved.transaction.reason == "authorize_again":
                 cookies = (*given, *(await self._sessions.end(asked, upstream, visit.identified)).cookies)
             elif given:
                 headers = tuple((b"Set-Cookie", value) for value in given)
@@ -306,7 +335,7 @@ class TransactionPages:
     async def _held(self, asked: Asked, state: str, visit: Visit, held: Held) -> web.Response:
         """Too soon or too often: the page stays, with a word about the wait."""
         error = Problem("throttled", "Too many attempts. Please wait a moment before you try again.", None, held.retry_after)
-        shown = await self._progress.show(Found(held.transaction, visit.found.version), self.look(asked, visit.identified, state))
+        shown = await self._progress.show(Found(held.transaction, visit.found.version), self.look(asked, visit, state))
         return await self._showing(asked, state, replace(shown, error=error), 429)
 
     async def _cancelled(self, asked: Asked, visit: Visit) -> web.Response:
@@ -315,7 +344,7 @@ class TransactionPages:
         if moved.outcome != "cancelled":
             return self.ended(asked, moved.transaction)
         if wants_page(asked.head):
-            return self._answers.see_other(moved.transaction.page)
+            return self._answers.see_other(way_back(moved.transaction))
         return self._json(self._document(asked, moved.transaction, None), 200)
 
     def _onward(self, asked: Asked, state: str, moved: Moved, cookies: Sequence[bytes] = ()) -> web.Response:
@@ -350,14 +379,19 @@ class TransactionPages:
 
     # -- shared -----------------------------------------------------------------------------------------------------
 
-    def look(self, asked: Asked, identified: Identified, state: str) -> Look:
+    def look(self, asked: Asked, visit: Visit, state: str) -> Look:
         """How a step may see this request. state: the transaction's own."""
-        head = asked.head
-        return Look(asked.now, head.client_ip, head.origin, app_cookies(head, identified), identified.holder, state)
+        head, identified, outside = asked.head, visit.identified, visit.found.transaction.outside
+        aloof = outside is not None and outside.told
+        # Whoever stands in somebody else's token has no session here: what the browser holds may be another user's.
+        cookies = app_cookies(head, identified) if not aloof else ()
+        return Look(asked.now, head.client_ip, head.origin, cookies, identified.holder, state)
 
     def _document(self, asked: Asked, transaction: Transaction, state: str | None, error: Problem | None = None) -> dict[str, Any]:
         """The transaction as JSON (design.md part 5)."""
         if transaction.status is Status.READY and state is not None:
+            if transaction.outside is not None:  # the answer is made at /continue, for the party outside
+                return {"state": state, "status": "passed", "continue": self._answers.continue_path(state)}
             token = self._issuer.continue_token(transaction, state, asked.now)
             return {"state": state, "status": "passed", "continue": self._answers.continue_path(state), "token": token}
         shown: dict[str, Any] | None = None
@@ -383,6 +417,8 @@ class TransactionPages:
         message = transaction.reason or f"This transaction is {transaction.status.value}."
         ended = {"code": code, "message": message, "field": None, "retry_after": None}
         document: dict[str, Any] = {"state": state, "status": status, "error": ended}
+        if transaction.outside is not None and transaction.status is not Status.DONE:
+            document["continue"] = way_back(transaction)
         if code == "authorize_again":
             document["authorize_again"] = asked.head.origin + (self._login_url(transaction.upstream) or "/")
         return document

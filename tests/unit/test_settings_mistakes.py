@@ -229,8 +229,6 @@ def test_sections(tmp_path: Path, lines: str, said: str) -> None:
             "rules[0]: needs exactly one of require, deny, allow and python; it has require and allow",
         ),
         ("require: [quiz]", "deny: {status: ▸200}", "rules[0].deny.status: must be at least 400"),
-        ("quiz]", "quiz]\n    ▸intercept: {}", "rules[0].intercept: not in this version"),
-        ("quiz]", "quiz]\n    ▸resume: {}", "rules[0].resume: not in this version"),
         ("quiz]", "quiz]\n    ▸except_: {path: /x}", 'rules[0].except_: unknown key; did you mean "except"?'),
         ("quiz]", "quiz]\n    max_age: ▸5", "rules[0].max_age: is not a duration; write a number with a unit: 250ms, 30s, 5m, 12h, 7d"),
         (

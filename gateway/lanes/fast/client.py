@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING, Final, cast
 
 import httptools
 import structlog
+from aiohttp import web
 
-from gateway.errors import BodyTooLarge, ClientGone, GatewayError, UpstreamBroke, UpstreamFault, UpstreamTimeout
+from gateway.errors import BodyTooLarge, ClientGone, GatewayError, StoreUnavailable, UpstreamBroke, UpstreamFault, UpstreamTimeout
+from gateway.flow.asked import Asked
+from gateway.flow.sessions import After
 from gateway.lanes.answer import Framing, frame, head_bytes, informational_bytes
 from gateway.lanes.body import BodyTimeout
 from gateway.lanes.chunks import BadChunks, Chunks
@@ -29,8 +32,11 @@ from gateway.lanes.fast.lane import FastLane, written
 from gateway.lanes.fast.lines import CACHING, DROPPED, ORDINARY, UNUSUAL, classify, known, made_private, private, status, statuses
 from gateway.lanes.faults import refusal
 from gateway.lanes.forward import IDEMPOTENT
+from gateway.lanes.intercept import TAKEN
+from gateway.lanes.intercept import Seen as Answered
 from gateway.lanes.reading import MAX_HEAD, BadAnswer, Reading, ResponseHead
 from gateway.lanes.upstream import MAX_INFORMATIONAL, UpstreamConnection
+from gateway.wire.head import Headers
 from gateway.wire.headers import METHODS, response_for_client
 
 if TYPE_CHECKING:
@@ -514,7 +520,11 @@ class FastConnection(asyncio.Protocol):
         first = lines[0]
         standing = self._standing
         gated = self._gated
-        if (statuses.get(first) or status(first)) == UNUSUAL or self._method == b"HEAD" or standing.due <= self._now or self._way.watched:
+        way = self._way
+        if (
+            (statuses.get(first) or status(first)) == UNUSUAL or self._method == b"HEAD" or standing.due <= self._now or way.watched
+            or (way.takes and first[9:10] in b"34")
+        ):  # fmt: skip
             self._read(data)
             return
         length = -1
@@ -659,11 +669,7 @@ class FastConnection(asyncio.Protocol):
         self._answered = perf_counter()
         self._status = head.status
         self._got = 0
-        rewrite = self._way.upstream.rewrite
-        if rewrite is not None:
-            rewrite = replace(rewrite, public=self._seen.located.origin)
-        added = tuple([(b"Set-Cookie", cookie) for cookie in cookies])
-        edited = response_for_client(head.headers, names=head.names, gated=self._gated, rewrite=rewrite, added=added)
+        edited = self._edited(head, cookies)
         headers, framing = frame(head, edited, method=self._method.decode("ascii"), http11=True)
         if self._last:
             headers = (*headers, (b"Connection", b"close"))
@@ -672,10 +678,20 @@ class FastConnection(asyncio.Protocol):
         self._left = 0
         self._own += perf_counter() - self._answered
 
+    def _edited(self, head: ResponseHead, cookies: tuple[bytes, ...]) -> Headers:
+        """The header fields of an answer as the client gets them."""
+        rewrite = self._way.upstream.rewrite
+        if rewrite is not None:
+            rewrite = replace(rewrite, public=self._seen.located.origin)
+        added = tuple([(b"Set-Cookie", cookie) for cookie in cookies])
+        return response_for_client(head.headers, names=head.names, gated=self._gated, rewrite=rewrite, added=added)
+
     def _teaches(self, head: ResponseHead) -> bool:
         """The identity source has something to see in it, or the pass is to be dated anew."""
         way = self._way
         if self._standing.due <= self._now:
+            return True
+        if way.takes and head.status in TAKEN:
             return True
         return way.source is not None and (b"set-cookie" in head.names or not way.watched.isdisjoint(head.names))
 
@@ -686,6 +702,10 @@ class FastConnection(asyncio.Protocol):
             after = await self._lane.sessions.after_answer(
                 asked, asked.head, self._way.name, self._standing.identified, None, head.status, head.headers
             )
+            if self._way.takes and head.status in TAKEN and (taken := await self._taken(asked, head, after)) is not None:
+                self._task = None
+                self._replace(head, taken)
+                return
             self._task = None
             self._start(head, after.cookies)
             if self._duplex is not None and not self._full:
@@ -695,9 +715,27 @@ class FastConnection(asyncio.Protocol):
                 self.ended()
         except (BadAnswer, ValueError) as error:
             self._broke(UpstreamBroke(f"{self._way.name}: {error}"))
+        except StoreUnavailable as error:
+            self._task = None
+            self._fail(error)
         except Exception:
             log.exception("unhandled fault")
             self._abort()
+
+    async def _taken(self, asked: Asked, head: ResponseHead, after: After) -> web.Response | None:
+        """The answer that a rule puts in place of this one."""
+        edited = self._edited(head, after.cookies)
+        who = after.identified or self._standing.identified
+        return await self._lane.intercepts.take(Answered(asked, asked.head, self._way.name, who, {}, head.status, edited))
+
+    def _replace(self, head: ResponseHead, response: web.Response) -> None:
+        """Another answer goes out; the upstream's is dropped, and its connection with it, unless it was whole."""
+        self._answered = perf_counter()
+        self._status = head.status
+        self._got = 0
+        self._drop_upstream(ClientGone("the answer is replaced"))
+        self._left = -1
+        self._put(response)
 
     # ends
 
@@ -827,6 +865,11 @@ class FastConnection(asyncio.Protocol):
         if self._started:
             self._close()
             return
+        self._put(response)
+
+    def _put(self, response: web.Response) -> None:
+        """An answer of our own."""
+        self._early = []
         self._last = self._last or bool(self._upload)
         self._transport.write(written(response, method=self._method, last=self._last))
         if self._upload:

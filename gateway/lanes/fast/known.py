@@ -57,6 +57,8 @@ class Way:
     name: str
     upstream: Upstream
     source: SessionSource | None
+    takes: bool = False
+    """A rule may take its answers over."""
 
     @property
     def watched(self) -> frozenset[bytes]:
@@ -247,7 +249,9 @@ class Known:
     def _way(self, name: str) -> Way:
         found = self._ways.get(name)
         if found is None:
-            found = self._ways[name] = Way(name, self._upstreams()[name], self._identity().session_source(name))
+            found = self._ways[name] = Way(
+                name, self._upstreams()[name], self._identity().session_source(name), name in self._ruleset().takeovers
+            )
         return found
 
     def standing(self, block: Block, seen: Seen, way: Way, now: float) -> Standing | None:

@@ -15,6 +15,7 @@ from gateway.flow.sessions import Sessions
 from gateway.flow.trail import Trail
 from gateway.lanes.answers import Answers
 from gateway.lanes.fast.known import Known
+from gateway.lanes.intercept import Interceptor
 from gateway.spec.sections import LimitsSpec
 
 if TYPE_CHECKING:
@@ -27,9 +28,10 @@ _IDS_AT_ONCE = 256
 class FastLane:
     def __init__(
         self, *, known: Known, sessions: Sessions, answers: Answers, trail: Trail, entropy: Entropy, clock: Callable[[], float],
-        limits: LimitsSpec, make: Callable[[FastLane, Listener], FastConnection],
+        limits: LimitsSpec, make: Callable[[FastLane, Listener], FastConnection], intercepts: Interceptor,
     ) -> None:  # fmt: skip
         self.known = known
+        self.intercepts = intercepts
         self.sessions = sessions
         self.answers = answers
         self.trail = trail
@@ -54,7 +56,7 @@ class FastLane:
         """The same for another listener: what is known is one."""
         return FastLane(
             known=self.known, sessions=self.sessions, answers=self.answers, trail=self.trail, entropy=self._entropy, clock=self.clock,
-            limits=limits, make=make,
+            limits=limits, make=make, intercepts=self.intercepts,
         )  # fmt: skip
 
     def connection(self, listener: Listener) -> FastConnection:

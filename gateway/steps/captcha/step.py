@@ -16,7 +16,7 @@ from pydantic import Field as Setting
 
 from gateway.errors import Conflict
 from gateway.flow.step import Context, Field, Outcome, Passed, Refused, Services, View
-from gateway.spec.base import Bool, Duration, Int, Spec
+from gateway.spec.base import Bool, Duration, Int, Spec, StepSpec
 from gateway.steps.captcha import proof, question
 from gateway.steps.forms import raw, text
 
@@ -24,7 +24,7 @@ MAX_ANSWER = 200
 HOUR = 3600
 
 
-class CaptchaConfig(Spec):
+class CaptchaConfig(StepSpec):
     """Settings of `kind: captcha`."""
 
     provider: Literal["altcha"] = Setting("altcha", description="Who makes and judges the puzzles; `altcha` asks no third party.")

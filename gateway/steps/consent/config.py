@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field as Setting
 from pydantic import PrivateAttr, field_validator
 
-from gateway.spec.base import Bool, RecordType, Spec, TextMistake
+from gateway.spec.base import Bool, RecordType, Spec, StepSpec, TextMistake
 from gateway.steps.consent.document import Document
 from gateway.steps.kept import edition
 
@@ -30,7 +30,7 @@ class DeclineSpec(Spec):
         return value
 
 
-class ConsentConfig(Spec):
+class ConsentConfig(StepSpec):
     """Settings of `kind: consent`."""
 
     document: str = Setting(min_length=1, description="The Markdown file that is shown. A `# heading` at its top becomes the page's.")

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, WithJsonSchema, field_validator, model_val
 from pydantic import Field as Setting
 
 from gateway.flow.step import Choice
-from gateway.spec.base import Bool, Int, RecordType, Spec
+from gateway.spec.base import Bool, Int, RecordType, Spec, StepSpec
 from gateway.steps.kept import edition
 
 Type = Literal["text", "textarea", "email", "tel", "url", "number", "date", "select", "radio", "checkbox"]
@@ -123,7 +123,7 @@ class FieldSpec(Spec):
         return self.max_length or LONGEST.get(self.type) or max([40, *(len(choice.value) for choice in self.options)])
 
 
-class FormConfig(Spec):
+class FormConfig(StepSpec):
     """Settings of `kind: form`."""
 
     title: str = Setting("A few details about you", min_length=1, max_length=200, description="The page's heading.")

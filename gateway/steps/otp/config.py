@@ -7,13 +7,13 @@ from typing import Literal
 from pydantic import Field as Setting
 from pydantic import field_validator, model_validator
 
-from gateway.spec.base import Duration, Int, Many, Spec
+from gateway.spec.base import Duration, Int, Many, StepSpec
 from gateway.steps.otp.address import ascii_domain, check_template
 
 Method = Literal["totp", "email"]
 
 
-class OtpConfig(Spec):
+class OtpConfig(StepSpec):
     """Settings of `kind: otp`."""
 
     methods: Many[Method] = Setting(("totp", "email"), min_length=1, description="Ways to get a code, the preferred one first.")

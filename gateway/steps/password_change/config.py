@@ -8,7 +8,7 @@ from pydantic import Field as Setting
 from pydantic import field_validator, model_validator
 
 from gateway.policy.glob import path_glob
-from gateway.spec.base import Duration, HttpUrl, Int, Many, Spec
+from gateway.spec.base import Duration, HttpUrl, Int, Many, Spec, StepSpec
 from gateway.wire.subject import Scalar
 
 LONGEST = 1024
@@ -80,7 +80,7 @@ class BackendSpec(Spec):
     http: HttpBackendSpec = Setting(description="Through the application's own form.")
 
 
-class PasswordChangeConfig(Spec):
+class PasswordChangeConfig(StepSpec):
     """Settings of `kind: password_change`."""
 
     policy: PolicySpec = Setting(default_factory=PolicySpec, description="What a new password must be.")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import Field as Setting
 from pydantic import field_validator, model_validator
 
-from gateway.spec.base import Duration, HttpUrl, Many, Origin, Spec, parse_origin
+from gateway.spec.base import Duration, HttpUrl, Many, Origin, StepSpec, parse_origin
 from gateway.steps.redirect.sources import AUTHORIZE_AGAIN, RESERVED, check_source
 from gateway.tokens.foreign import LEAST_SECRET
 
@@ -17,7 +17,7 @@ _PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,63}")
 _CLAIM = re.compile(r"[^\s\x00-\x1f]{1,128}")
 
 
-class RedirectConfig(Spec):
+class RedirectConfig(StepSpec):
     """Settings of `kind: redirect`: a page of others, as Auth0 rules and actions sent users to. Exactly one of `secret` and `jwks_url`."""
 
     url: HttpUrl = Setting(description="Where the browser is sent. Its own query is kept; `state` and the token are added.")
@@ -57,7 +57,6 @@ class RedirectConfig(Spec):
     amr: Many[str] = Setting(
         (), description="What the page proves about who the user is (RFC 8176: `otp`, `pwd`, `face`, …). With it the answer is required."
     )
-    acr: str | None = Setting(None, min_length=1, max_length=128, description="Authentication context that a passed step stands for.")
     subject: Literal["required", "any"] = Setting(
         "required", description="`any`: asked of nobody too; `sub` is empty then. `required`: who is not signed in is sent to log in first."
     )
@@ -132,6 +131,9 @@ class RedirectConfig(Spec):
     def _together(self) -> RedirectConfig:
         if (self.secret is None) == (self.jwks_url is None):
             raise ValueError("needs exactly one of `secret` (shared with the page) and `jwks_url` (the page's published keys)")
+        names = {name for name, _ in parse_qsl(urlsplit(self.url).query, keep_blank_values=True)}
+        if taken := names & {"state", *([self.token_parameter] if self.send == "query" else [])}:
+            raise ValueError(f"`url` has the parameter `{min(taken)}` already, which is ours to add; leave it out, or rename ours")
         if self.answer == "none" and (self.amr or self.acr or self.results):
             raise ValueError("`answer: none` proves nothing, so it cannot stand with `amr`, `acr` or `results`; leave it out")
         if self.subject == "any" and self.amr:
