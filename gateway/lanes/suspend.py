@@ -67,7 +67,8 @@ class Suspender:
         """Open a transaction for a request, or say why not."""
         head = asked.head
         steps = [a.step for a in decision.asked]
-        ages = [a.max_age for a in decision.asked if isinstance(a.max_age, float)]
+        # RFC 9470 §3: what is asked `once` was never proved recently enough.
+        ages = [0.0 if a.max_age == "once" else a.max_age for a in decision.asked if a.max_age != "session"]
         max_age = min(ages, default=None)
         cors = judged.route.cors if judged.route else ()
         kind = navigation(head)

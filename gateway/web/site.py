@@ -47,14 +47,15 @@ class Site:
     async def handle(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
         """Answer a request for one of our paths. May raise StoreUnavailable, ClientGone, BodyTooLarge."""
         path = asked.head.target.path.decode("latin-1")
+        tail = path[len(self._prefix) + 1 :]
+        steps = path != self._continue and tail.startswith("t/")
+        if (steps or path == self._continue) and request.method == "OPTIONS" and navigation(asked.head) == "preflight":
+            return self._preflight(asked)
         if path == self._continue:
             answer: web.StreamResponse = await self._resume.handle(request, asked)
             allow_origin(asked.head, answer, self._cors())
             return answer
-        tail = path[len(self._prefix) + 1 :]
-        if tail.startswith("t/"):
-            if request.method == "OPTIONS" and navigation(asked.head) == "preflight":
-                return self._preflight(asked)
+        if steps:
             answer = await self._transactions.handle(request, asked, tail[2:])
             allow_origin(asked.head, answer, self._cors())
             return answer

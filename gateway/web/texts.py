@@ -25,6 +25,7 @@ Kind = Literal[
     "no_subject",
     "not_yours",
     "replay_off",
+    "script_done",
     "sending",
     "session_changed",
     "store_down",
@@ -174,6 +175,16 @@ TEXTS: Mapping[Kind, Text] = {
         ),
         "done",
         "Go back to the application",
+    ),
+    "script_done": Text(
+        200,
+        "Confirmed – you can go back now",
+        (
+            "Close this window and go back to the application: it goes on there by itself.",
+            "If it does not, do there once more what you were doing. You won't be asked again.",
+        ),
+        "done",
+        "Open the application here instead",
     ),
     "sending": Text(
         409,
