@@ -103,7 +103,6 @@ class Spa(Legacy):
             case "/home":
                 return web.Response(text=f"home of {self.sessions.get(request.cookies.get('SID', ''), '')}")
             case "/api/upload" if request.method == "POST":
-                await super().handle(request)
                 form = await request.post()
                 found = form["document"]
                 assert isinstance(found, web.FileField)

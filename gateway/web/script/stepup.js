@@ -28,18 +28,20 @@
       if (open === mine) open = null;
       tell(passed);
     };
-    let passed = false;
+    const steps = () => run(asked.step_up_url, authorization);
+    let passed;
     try {
-      passed = await run(asked.step_up_url, authorization);
-      if (asked.max_age !== 0) close(passed); // what is asked once is used up by the repetition: others wait for it
+      passed = await steps();
+      // Of two 401s at once each gave this browser a cookie, and the other one's stayed: that of a repetition is bound to it.
+      if (passed === null && (asked = await again())) passed = await steps();
+      if (asked?.max_age !== 0) close(passed); // what is asked once is used up by the repetition: others wait for it
       if (passed) await again();
     } finally {
       close(passed);
     }
-    return passed;
+    return passed || !asked;
   };
-  // For what is no fetch and no XHR: true once the steps are passed.
-  window.stepup = (asked, authorization) => settle(asked, async () => null, authorization);
+  window.stepup = settle; // for what is no fetch and no XHR
 
   window.fetch = async (input, init) => {
     if (!known(input.url ?? input) || init?.body instanceof ReadableStream) return plain(input, init);
@@ -137,7 +139,7 @@
     return made;
   };
 
-  // The steps of one transaction in a dialog. True once the pass holds them.
+  // The steps of one transaction in a dialog. Something once the pass holds them; null where the transaction is another browser's.
   const run = async (url, authorization) => {
     const call = async (target, answers) => {
       const headers = { Accept: json, "Content-Type": json };
@@ -174,7 +176,6 @@
         element("h2", { id: "title" }, step?.title ?? title ?? "Not confirmed"),
         element("p", { role: "status" }, step?.notice ?? step?.lead),
         said,
-        data.text && element("pre", { tabindex: "0" }, data.text),
         ...inputs,
         (step ? !away : !ended) && element("button", { class: "main" }, step ? "Continue" : "Try again"),
         ...actions.map(({ action, label }) => element("button", { name: "action", value: action, formnovalidate: true }, label)),
@@ -221,7 +222,7 @@
       }
       dialog.replaceChildren(form);
       if (!dialog.open) dialog.showModal();
-      (form.querySelector("[aria-invalid]") ?? form.querySelector("input, select, textarea, a, button")).focus();
+      (form.querySelector("[aria-invalid]") ?? form.querySelector("input,select,textarea,a,button")).focus();
     });
 
     const host = element("div");
@@ -230,10 +231,11 @@
     let page = await call(url);
     // "used": the window was faster. 409: the rules, run again, have asked for more.
     while (page && page.status !== 204 && page.error?.code !== "used") {
-      page = await (page.status === "passed" ? call(page.continue) : page.status === 409 ? call(url) : show(page));
+      page = await (page.status === "passed" ? call(page.continue) : page.status === 409 ? call(url)
+        : page.error === "not_yours" ? null : show(page));
     }
     dialog.close();
     host.remove();
-    return !!page;
+    return page;
   };
 })();
