@@ -418,6 +418,7 @@ async def test_another_origin_of_the_same_site_whose_gateway_names_it(chromium: 
     port = free_port()
     routes = [{"path": "/api/**", "upstream": "bank", "cors": [f"http://app.till.test:{port}"]}, {"upstream": "bank"}]
     async with spa(tmp_path, routes=routes, hosts=("api.till.test",)) as (place, app):
+        app.friend = f"http://app.till.test:{port}"
         api = place.gateway.base.replace("127.0.0.1", "api.till.test")
         here = Spa(Habits(), tag=f'<script src="{api}/.stepup/static/stepup.js"></script>', policy="default-src *; style-src *")
         web_app = web.Application()

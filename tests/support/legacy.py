@@ -189,8 +189,8 @@ async def legacy(
     app: Legacy | None = None,
     **changes: Any,
 ) -> AsyncIterator[Place]:
-    """app: in place of one with `habits`. login, upstream: settings of the form and the upstream beside the usual. identity: all sources, in
-    place of the form. changes: other keys of gateway.yaml."""
+    """app: in place of one with `habits`. login, upstream: settings of the form and the upstream beside the usual. identity: all sources,
+    in place of the form. changes: other keys of gateway.yaml."""
     app = app or Legacy(habits or Habits())
     web_app = web.Application()
     web_app.router.add_route("*", "/{tail:.*}", app.handle)

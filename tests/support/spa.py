@@ -88,12 +88,19 @@ RULES: list[dict[str, Any]] = [
 
 @dataclass
 class Spa(Legacy):
-    """tag: what the page holds of the gateway; policy: of its page."""
+    """tag: what the page holds of the gateway; policy: of its page. friend: an origin whose scripts may read the answers."""
 
     tag: str = TAG
     policy: str = POLICY
+    friend: str = ""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
+        answer = await self._answer(request)
+        if self.friend:
+            answer.headers.update({"Access-Control-Allow-Origin": self.friend, "Access-Control-Allow-Credentials": "true"})
+        return answer
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
         match request.path:
             case "/":
                 headers = {"Content-Security-Policy": self.policy}
