@@ -132,7 +132,7 @@ def test_every_block_is_of_a_language_that_is_checked_here() -> None:
     odd = [
         b.where
         for b in all_blocks("", *_all_languages())
-        if b.language not in {"yaml", "python", "console", "sh", "json", "text", "mermaid"}
+        if b.language not in {"yaml", "python", "console", "sh", "json", "text", "mermaid", "js"}
     ]
     assert odd == []
 

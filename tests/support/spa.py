@@ -113,7 +113,7 @@ class Spa(Legacy):
                 form = await request.post()
                 found = form["document"]
                 assert isinstance(found, web.FileField)
-                return web.Response(text=f"{form['note']} {found.filename} {hashlib.sha256(found.file.read()).hexdigest()[:16]}")
+                return web.Response(text=f"{form['note']!s} {found.filename} {hashlib.sha256(found.file.read()).hexdigest()[:16]}")
             case _:
                 return await super().handle(request)
 
