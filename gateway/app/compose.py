@@ -335,7 +335,7 @@ class GatewayApp:
             prefix=spec.prefix, continue_path=spec.continue_path, transactions=transaction_pages, resume=resume, answers=answers,
             static=self.static, gate=self.gate, sessions=self.sessions, keyring=lambda: self.keyring, cors=lambda: self.live.cors,
             form_token=lambda sid: self.vault.mac("form", b"pass/" + sid.encode())[:16].hex(), read_body=reader,
-            limit=spec.limits.answer_body,
+            limit=spec.limits.answer_body, entropy=self.entropy,
         )  # fmt: skip
         paths = Paths(spec.prefix, spec.continue_path)
         suspender = Suspender(transactions=self.transactions, entropy=self.entropy, answers=answers, trail=self.trail, paths=paths)

@@ -8,7 +8,9 @@ from typing import Any
 from aiohttp import web
 
 from gateway.flow.asked import Asked
+from gateway.flow.browser import browser_for
 from gateway.flow.gate import Gate
+from gateway.flow.ports import Entropy
 from gateway.flow.sessions import Sessions
 from gateway.tokens.keys import Keyring, jwks
 from gateway.web.answer_form import Malformed, read_answer
@@ -18,7 +20,7 @@ from gateway.web.page import Page
 from gateway.web.pages import TOKEN_FIELD, Proved
 from gateway.web.problem import json_page
 from gateway.web.resume import Resume
-from gateway.web.static import Static
+from gateway.web.static import TAG, Static
 from gateway.web.texts import wait_text
 from gateway.web.transaction import ReadBody, TransactionPages
 from gateway.wire.media import navigation
@@ -28,8 +30,9 @@ class Site:
     def __init__(
         self, *, prefix: str, continue_path: str, transactions: TransactionPages, resume: Resume, answers: WebAnswers, static: Static,
         gate: Gate, sessions: Sessions, keyring: Callable[[], Keyring], cors: Callable[[], Sequence[str]],
-        form_token: Callable[[str], str], read_body: ReadBody, limit: int,
+        form_token: Callable[[str], str], read_body: ReadBody, limit: int, entropy: Entropy,
     ) -> None:  # fmt: skip
+        self._entropy = entropy
         self._prefix = prefix
         self._continue = continue_path
         self._transactions = transactions
@@ -83,7 +86,12 @@ class Site:
 
     def _asset(self, asked: Asked, name: str) -> web.Response:
         page = self._static.respond(name, asked.head.get("if-none-match"))
-        return response(page) if page is not None else self._answers.refusal(asked, "unknown")
+        cookies: tuple[bytes, ...] = ()
+        if name == TAG and (asked.head.get("sec-fetch-site") or "").lower() != "cross-site":
+            # Before the page asks for anything: of many 401s at once each would set another one.
+            cookie = browser_for(asked.head, self._entropy.token(), script=False).set_cookie
+            cookies = (cookie,) if cookie else ()
+        return response(page, cookies) if page is not None else self._answers.refusal(asked, "unknown")
 
     def _jwks(self) -> web.Response:
         """RFC 7517. Public keys may be read by anybody, and kept for as long as a rotation overlaps at least."""

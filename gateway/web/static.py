@@ -12,7 +12,9 @@ from gateway.web.page import Page
 
 HERE = Path(__file__).parent / "static"
 
-LASTING = frozenset({"stepup.js", "stepup-dialog.css"})
+KEPT = "public, max-age=31536000, immutable"
+TAG = "stepup.js"
+LASTING = frozenset({TAG, "stepup-dialog.css"})
 """Assets that applications name in their own pages: found without a hash too, for as long as there is a gateway."""
 
 _TYPES = {
@@ -77,7 +79,7 @@ class Static:
         if asset is None:
             return None
         headers = (
-            ("Cache-Control", "public, max-age=31536000, immutable" if version == self.version else "no-cache"),
+            ("Cache-Control", "private, no-cache" if lasting else KEPT if version == self.version else "no-cache"),
             ("ETag", asset.etag),
             ("X-Content-Type-Options", "nosniff"),
             ("Cross-Origin-Resource-Policy", "cross-origin" if lasting else "same-origin"),

@@ -96,6 +96,28 @@ async def test_a_friends_script_may_send_its_authorization_to_continue(place: Pl
 async def test_the_tag_has_one_address_for_good(place: Place, name: str) -> None:
     client = place.client()
     answer = await client.get(f"/.stepup/static/{name}", headers={"Sec-Fetch-Dest": "script", "Sec-Fetch-Mode": "no-cors"})
-    assert (answer.status, answer.headers["Cache-Control"]) == (200, "no-cache")
+    assert (answer.status, answer.headers["Cache-Control"]) == (200, "private, no-cache")
     again = await client.get(f"/.stepup/static/{name}", headers={"If-None-Match": answer.headers["ETag"]})
     assert (again.status, again.body) == (304, b"")
+
+
+async def test_the_tag_brings_the_cookie_so_that_requests_at_once_are_one_browsers(place: Place) -> None:
+    client = place.client()
+    tag = await client.get("/.stepup/static/stepup.js", headers={"Sec-Fetch-Dest": "script", "Sec-Fetch-Mode": "no-cors"})
+    assert len(tag.headers.getall("Set-Cookie")) == 1
+    again = await client.get("/.stepup/static/stepup.js", headers={"Sec-Fetch-Dest": "script", "Sec-Fetch-Mode": "no-cors"})
+    assert again.headers.getall("Set-Cookie", []) == []
+    foreign = await place.client().get("/.stepup/static/stepup.js", headers={"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "script"})
+    assert foreign.headers.getall("Set-Cookie", []) == []
+    first, second = [await client.get(f"/read/{n}", headers=SCRIPT) for n in (1, 2)]
+    assert first.json["state"] == second.json["state"], "what lasts is asked for once, for everything that the page wants"
+    assert first.headers.getall("Set-Cookie", []) == []
+    once = [(await client.get(path, headers=SCRIPT)).json["state"] for path in ("/once", "/once?2")]
+    assert once[0] != once[1]
+
+
+async def test_clients_without_cookies_do_not_share(place: Place) -> None:
+    """One Authorization value may speak for many users."""
+    client = place.client()
+    states = [(await client.get(f"/read/{n}", headers=API)).json["state"] for n in (1, 2)]
+    assert states[0] != states[1]

@@ -24,7 +24,7 @@ def static() -> Static:
 def test_it_has_an_address_that_stays_and_is_asked_for_anew(static: Static, name: str) -> None:
     page = static.respond(name)
     assert page is not None
-    assert (page.status, page.body, page.header("cache-control")) == (200, static.body(name), "no-cache")
+    assert (page.status, page.body, page.header("cache-control")) == (200, static.body(name), "private, no-cache")
     assert page.header("cross-origin-resource-policy") == "cross-origin"
     again = static.respond(name, page.header("etag"))
     assert again is not None

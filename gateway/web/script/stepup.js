@@ -4,7 +4,7 @@
 (() => {
   if (window.stepup) return;
   const home = new URL(".", document.currentScript.src);
-  const plain = fetch.bind(window);
+  const plain = fetch;
   const json = "application/json", change = "readystatechange", end = "loadend";
   const known = (url) => [location.origin, home.origin].includes(new URL(url, document.baseURI).origin);
   const ours = (status, url, type) => status === 401 && known(url) && /problem\+json/.test(type);
@@ -167,15 +167,16 @@
       const inputs = away ? [] : seen.map(({ type, label, help, choices = [], ...others }) => {
         const wrong = error?.field === others.name;
         const attributes = { type, value: type === "checkbox" && "yes", "aria-invalid": wrong, "aria-describedby": wrong && "said", ...others };
-        return element("label", { class: type }, label, element("small", {}, help), element(
+        return element("label", { class: type }, label, element("small", 0, help), element(
           choices.length ? "select" : type === "textarea" ? type : "input", attributes,
           ...choices.map((choice) => element("option", { value: choice.value ?? choice }, choice.label ?? choice)),
         ));
       });
-      const form = element("form", {},
+      const form = element("form", 0,
         element("h2", { id: "title" }, step?.title ?? title ?? "Not confirmed"),
         element("p", { role: "status" }, step?.notice ?? step?.lead),
         said,
+        element("pre", { tabindex: "0" }, data.text),
         ...inputs,
         (step ? !away : !ended) && element("button", { class: "main" }, step ? "Continue" : "Try again"),
         ...actions.map(({ action, label }) => element("button", { name: "action", value: action, formnovalidate: true }, label)),
@@ -205,7 +206,7 @@
       form.lastChild.onclick = dialog.oncancel = leave;
       // In the window the steps go on as pages: look how far they are.
       link.onclick = () => {
-        said.textContent = "This goes on by itself when you are done there.";
+        said.textContent = "Waiting for the window.";
         timer ??= setInterval(async () => {
           const now = await call(url);
           if (now.status && now.step?.name !== name) go(now);
