@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench profile fuzz soak clean
+.PHONY: help setup run test check bench profile fuzz soak script clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
@@ -41,6 +41,10 @@ fuzz: ## search for bytes that the parsers and both lanes cannot take, FUZZ_SECO
 soak: ## large, slow and many, until it shows; one line of figures each
 	@tools/setup.sh dev
 	@$(BIN)/python -m tests.soak
+
+script: ## make gateway/web/static/stepup.js of its source
+	@tools/setup.sh test
+	@tools/script.sh
 
 clean: ## remove all that the above made, but for var/ with its keys and records
 	rm -rf .venv build *.egg-info .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache tests/output tests/node/node_modules

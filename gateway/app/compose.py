@@ -381,7 +381,7 @@ class GatewayApp:
             introspect=introspect,
             static=self.static, gate=self.gate, sessions=self.sessions, keyring=lambda: self.keyring, cors=lambda: self.live.cors,
             form_token=lambda sid: self.vault.mac("form", b"pass/" + sid.encode())[:16].hex(), read_body=reader,
-            limit=spec.limits.answer_body, outside=outside,
+            limit=spec.limits.answer_body, outside=outside, entropy=self.entropy,
         )  # fmt: skip
         paths = Paths(spec.prefix, spec.continue_path)
         anew = Anew(

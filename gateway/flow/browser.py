@@ -41,13 +41,15 @@ def known_browser(head: RequestHead) -> tuple[str, ...]:
 def browser_for(head: RequestHead, fresh: str, *, script: bool) -> Browser:
     """Whom a new transaction belongs to. fresh: 256 random bits, base64url, used where there is no cookie yet.
 
-    A script's Authorization value binds where no cookie came along; a navigation always gets a cookie.
+    A script's Authorization value binds where no cookie came along; a navigation always gets a cookie. So does a script of which a browser
+    says that it is of this very origin: its pass is a cookie too, and a step may need a window, which sends no Authorization.
     """
     secure = head.scheme == "https"
     name = browser_cookie(secure)
     if (own := _cookie(head, name)) is not None:
         return Browser(own)
-    if script and (known := known_browser(head)):
+    own_page = (head.get("sec-fetch-site") or "").lower() == "same-origin"
+    if script and not own_page and (known := known_browser(head)):
         return Browser(known[0])
     if cross_site(head) and head.method not in _SAFE:
         name = arrival_cookie(secure)

@@ -120,7 +120,8 @@ class Parties:
     @property
     def issuers(self) -> frozenset[str]:
         """What `iss` our answers to them have, beside the public origins."""
-        return frozenset(p.writer.issuer for p in (*self.entries.values(), *self.resumptions.values()) if p.writer.issuer)
+        writers = [*(e.writer for e in self.entries.values()), *(r.writer for r in self.resumptions.values())]
+        return frozenset(writer.issuer for writer in writers if writer.issuer)
 
     def writer(self, outside: Outside) -> Writer | None:
         """None where a reload took the party away."""

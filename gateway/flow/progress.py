@@ -315,13 +315,15 @@ def _open_task(found: Found) -> Task:
 
 
 def describe(view: View) -> dict[str, Any]:
-    """A view's public half as JSON: title, fields and data (design.md part 5)."""
+    """A view's public half as JSON: title, lead, fields and data (design.md part 5). notice: only where there is one."""
     fields = [{key: value for key, value in asdict(f).items() if value is not None} for f in view.fields]
     return {
         "title": view.title,
+        "lead": view.lead,
         "fields": fields,
         "data": {**view.data, **(_away(view.away) if view.away else {})},
         "actions": [{"action": a, "label": label} for a, label in view.actions],
+        **({"notice": view.notice} if view.notice else {}),
     }
 
 

@@ -74,7 +74,8 @@ class Suspender:
         """Open a transaction for a request, or say why not. incoming: None where the body is gone; `replay` is off then."""
         head = asked.head
         steps = [a.step for a in decision.asked]
-        ages = [a.max_age for a in decision.asked if isinstance(a.max_age, float)]
+        # RFC 9470 §3: what is asked `once` was never proved recently enough.
+        ages = [0.0 if a.max_age == "once" else a.max_age for a in decision.asked if a.max_age != "session"]
         max_age = min(ages, default=None)
         cors = judged.route.cors if judged.route else ()
         kind = navigation(head)
@@ -85,6 +86,9 @@ class Suspender:
         script = kind == "script"
         browser = browser_for(head, self._entropy.token(), script=script)
         key = _key(head, browser, steps)
+        if script and browser.secret.startswith("cookie:") and all(a.max_age != "once" for a in decision.asked):
+            # A page asks for many things at once, and what lasts is in the pass for all of them.
+            key = _shared(head, browser, steps, judged.route.upstream if judged.route else "")
         if not script and browser.set_cookie is None and await self._transactions.asked_again(key, asked.now):
             self._trail.event("refused", request_id=asked.request_id, kind="loop", rules=",".join(decision.rules))
             return self._answers.refusal(asked, "loop", href=head.target.raw.decode("latin-1") if head.method == "GET" else "/")
@@ -184,7 +188,16 @@ class Suspender:
 
 def _key(head: RequestHead, browser: Browser, steps: list[str]) -> str:
     """One name for: this browser, these steps, this very request."""
-    text = "\x00".join((browser.secret, ",".join(steps), head.method, head.origin, head.target.raw.decode("latin-1")))
+    return _hashed(browser.secret, ",".join(steps), head.method, head.origin, head.target.raw.decode("latin-1"))
+
+
+def _shared(head: RequestHead, browser: Browser, steps: list[str], upstream: str) -> str:
+    """One name for: this browser, these steps, any request of its scripts to this application."""
+    return _hashed(browser.secret, ",".join(steps), "", head.origin, upstream)
+
+
+def _hashed(*parts: str) -> str:
+    text = "\x00".join(parts)
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:40]
 
 

@@ -47,7 +47,7 @@ def step_up_required(
     continue_url: str | None = None,
     expires_in: int | None = None,
 ) -> Page:
-    """The 401 of design.md part 5. max_age: seconds, None for the life of the pass.
+    """The 401 of design.md part 5. max_age: seconds, None for the life of the pass, 0 where a step is asked for this very request.
 
     state, step_up_url, continue_url, expires_in: of the transaction that was opened; all None where none was (HEAD, subresources,
     WebSocket).
@@ -66,7 +66,7 @@ def step_up_required(
         "steps": list(steps),
         "request_id": request_id,
     }
-    opened = {"state": state, "step_up_url": step_up_url, "continue_url": continue_url, "expires_in": expires_in}
+    opened = {"max_age": max_age, "state": state, "step_up_url": step_up_url, "continue_url": continue_url, "expires_in": expires_in}
     body.update({key: value for key, value in opened.items() if value is not None})
     return _answer(401, body, (("WWW-Authenticate", ", ".join(challenge)),))
 

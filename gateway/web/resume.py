@@ -211,7 +211,9 @@ class Resume:
         if transaction.kind == "script" and not wants_page(asked.head):
             return response(Page(204, common_headers(), b""), cookies)
         if transaction.kind == "script" or transaction.replay == "off":
-            return self._answers.refusal(asked, "replay_off", href=transaction.page, about=transaction, cookies=cookies)
+            # A script that opened the page in a window finds out by itself, and repeats its request.
+            done = "script_done" if transaction.kind == "script" else "replay_off"
+            return self._answers.refusal(asked, done, href=transaction.page, about=transaction, cookies=cookies)
         return self._answers.see_other(transaction.target.decode("latin-1"), cookies)
 
     async def _refused(self, asked: Asked, visit: Visit, public: str, private: str, *, status: int | None = None) -> web.Response:

@@ -8,7 +8,9 @@ from typing import Any
 from aiohttp import web
 
 from gateway.flow.asked import Asked
+from gateway.flow.browser import browser_for
 from gateway.flow.gate import Gate
+from gateway.flow.ports import Entropy
 from gateway.flow.sessions import Sessions
 from gateway.tokens.keys import Keyring
 from gateway.web.answer_form import Malformed, read_answer
@@ -21,7 +23,7 @@ from gateway.web.pages import TOKEN_FIELD, Proved
 from gateway.web.problem import json_page
 from gateway.web.published import keys_preflight, published_keys
 from gateway.web.resume import Resume
-from gateway.web.static import Static
+from gateway.web.static import TAG, Static
 from gateway.web.texts import wait_text
 from gateway.web.transaction import ReadBody, TransactionPages
 from gateway.wire.media import navigation
@@ -32,9 +34,10 @@ class Site:
         self, *, prefix: str, continue_path: str, transactions: TransactionPages, resume: Resume, answers: WebAnswers,
         static: Static, introspect: Introspect,
         gate: Gate, sessions: Sessions, keyring: Callable[[], Keyring], cors: Callable[[], Sequence[str]],
-        form_token: Callable[[str], str], read_body: ReadBody, limit: int, outside: OutsidePages,
+        form_token: Callable[[str], str], read_body: ReadBody, limit: int, outside: OutsidePages, entropy: Entropy,
     ) -> None:  # fmt: skip
         self._outside = outside
+        self._entropy = entropy
         self._prefix = prefix
         self._continue = continue_path
         self._transactions = transactions
@@ -53,14 +56,15 @@ class Site:
     async def handle(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
         """Answer a request for one of our paths. May raise StoreUnavailable, ClientGone, BodyTooLarge."""
         path = asked.head.target.path.decode("latin-1")
+        tail = path[len(self._prefix) + 1 :]
+        steps = path != self._continue and tail.startswith("t/")
+        if (steps or path == self._continue) and request.method == "OPTIONS" and navigation(asked.head) == "preflight":
+            return self._preflight(asked)
         if path == self._continue:
             answer: web.StreamResponse = await self._resume.handle(request, asked)
             allow_origin(asked.head, answer, self._cors())
             return answer
-        tail = path[len(self._prefix) + 1 :]
-        if tail.startswith("t/"):
-            if request.method == "OPTIONS" and navigation(asked.head) == "preflight":
-                return self._preflight(asked)
+        if steps:
             answer = await self._transactions.handle(request, asked, tail[2:])
             allow_origin(asked.head, answer, self._cors())
             return answer
@@ -94,7 +98,12 @@ class Site:
 
     def _asset(self, asked: Asked, name: str) -> web.Response:
         page = self._static.respond(name, asked.head.get("if-none-match"))
-        return response(page) if page is not None else self._answers.refusal(asked, "unknown")
+        cookies: tuple[bytes, ...] = ()
+        if name == TAG and (asked.head.get("sec-fetch-site") or "").lower() != "cross-site":
+            # Before the page asks for anything: of many 401s at once each would set another one.
+            cookie = browser_for(asked.head, self._entropy.token(), script=False).set_cookie
+            cookies = (cookie,) if cookie else ()
+        return response(page, cookies) if page is not None else self._answers.refusal(asked, "unknown")
 
     async def _show_pass(self, asked: Asked) -> web.Response:
         held, _ = self._gate.presented(asked.head, asked.now)

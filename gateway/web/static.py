@@ -12,6 +12,11 @@ from gateway.web.page import Page
 
 HERE = Path(__file__).parent / "static"
 
+KEPT = "public, max-age=31536000, immutable"
+TAG = "stepup.js"
+LASTING = frozenset({TAG, "stepup-dialog.css"})
+"""Assets that applications name in their own pages: found without a hash too, for as long as there is a gateway."""
+
 _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -34,6 +39,7 @@ class Static:
     """Our own assets by their file name (`stepup.css`), and those of `folders` as `<key>/<file>` (`captcha/captcha.js`).
 
     One hash over all of them stands in every URL, so that a script finds its neighbours (workers, imports) by a relative URL.
+    What is `LASTING` has a URL without a hash beside it, which is asked for anew each time, and by pages of other origins too.
     Only scripts, styles and images are served, whatever else lies in a folder. Raises OSError where a file cannot be read.
     """
 
@@ -68,14 +74,15 @@ class Static:
         balancer, pages of one ask the other for their assets.
         """
         version, _, name = rest.partition("/")
-        asset = self._assets.get(name)
+        lasting = rest in LASTING
+        asset = self._assets.get(rest if lasting else name)
         if asset is None:
             return None
         headers = (
-            ("Cache-Control", "public, max-age=31536000, immutable" if version == self.version else "no-cache"),
+            ("Cache-Control", "private, no-cache" if lasting else KEPT if version == self.version else "no-cache"),
             ("ETag", asset.etag),
             ("X-Content-Type-Options", "nosniff"),
-            ("Cross-Origin-Resource-Policy", "same-origin"),
+            ("Cross-Origin-Resource-Policy", "cross-origin" if lasting else "same-origin"),
         )
         if if_none_match is not None and names_etag(if_none_match, asset.etag):
             return Page(304, headers, b"")

@@ -28,6 +28,7 @@ Kind = Literal[
     "no_subject",
     "not_yours",
     "replay_off",
+    "script_done",
     "sending",
     "still_asked",
     "session_changed",
@@ -202,6 +203,16 @@ TEXTS: Mapping[Kind, Text] = {
         ),
         "done",
         "Go back to the application",
+    ),
+    "script_done": Text(
+        200,
+        "Confirmed – you can go back now",
+        (
+            "Close this window and go back to the application: it goes on there by itself.",
+            "If it does not, do there once more what you were doing. You won't be asked again.",
+        ),
+        "done",
+        "Open the application here instead",
     ),
     "sending": Text(
         409,

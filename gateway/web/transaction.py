@@ -106,6 +106,8 @@ class TransactionPages:
                 status = 200 if before is None else before
             else:
                 message = transaction.reason[:1].upper() + transaction.reason[1:] + "."
+        elif transaction.status is Status.DONE and transaction.kind == "script":
+            kind, way, status = "script_done", transaction.page, 410 if status is None else status
         elif transaction.status is Status.DONE and transaction.method != "GET":
             way = transaction.page
         if transaction.status in (Status.SENDING, Status.UNKNOWN):

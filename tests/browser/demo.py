@@ -60,7 +60,7 @@ class Visitor:
             yield found
         finally:
             await found.context.close()
-        assert found.complaints == []
+        assert found.complaints == [], found.complaints
         assert found.strangers == []
 
     def _heard(self, text: str) -> None:

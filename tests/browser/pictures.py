@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright
 
 from tests.browser.demo import Visitor, at_step, says
 from tests.support.chromium import ARGUMENTS, EXECUTABLE
 from tests.support.gateway import DEMO, Running, running
+from tests.support.spa import spa
 
 FOLDER = Path(__file__).parents[2] / "docs/images"
 BASE = "http://bank.example.com"
@@ -39,6 +40,7 @@ async def take() -> None:
                 visitor = await Visitor.enter(browser, demo, BASE, color_scheme=scheme, viewport={"width": 640, "height": 480})
                 await walk(visitor, demo, scheme)
                 await visitor.context.close()
+            await till(Path(folder) / "spa", browser)
             await browser.close()
     with tempfile.TemporaryDirectory() as folder:
         raw: dict[str, Any] = yaml.safe_load(DEMO.read_text())
@@ -52,6 +54,21 @@ async def take() -> None:
             visitor = await Visitor.enter(browser, demo, BASE, color_scheme="light", viewport={"width": 760, "height": 480})
             await asked_once(visitor)
             await browser.close()
+
+
+async def till(folder: Path, browser: Browser) -> None:
+    async with spa(folder) as (place, _):
+        visitor = await Visitor.enter(browser, place.gateway, color_scheme="light", viewport={"width": 640, "height": 560})
+        client = place.client()
+        await client.log_in(path="/other-login")
+        await visitor.context.add_cookies([{"name": n, "value": v, "url": visitor.base} for n, v in client.cookies.items()])
+        page = await visitor.tab("/")
+        await page.get_by_role("button", name="Pay", exact=True).click()
+        field = page.get_by_role("dialog").get_by_label("Code from the mail")
+        await field.wait_for()
+        await field.press_sequentially(place.gateway.code()[:3])
+        await picture(page, "spa-dialog")
+        await visitor.context.close()
 
 
 async def walk(visitor: Visitor, demo: Running, scheme: str) -> None:

@@ -160,7 +160,7 @@ async def test_the_apps_own_script_gets_a_401_that_it_can_act_on(visitor: Visito
     window = await visitor.tab()
     await window.goto(problem["step_up_url"])
     await visitor.enter_code(window)
-    await says(window, "Confirmed – now repeat what you were doing")
+    await says(window, "Confirmed – you can go back now")
     assert await axe(window) == []
     repeated = await page.evaluate(
         """async (csrf) => {

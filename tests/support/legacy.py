@@ -186,11 +186,12 @@ async def legacy(
     identity: list[dict[str, Any]] | None = None,
     upstream: dict[str, Any] | None = None,
     clock: Clock | None = None,
+    app: Legacy | None = None,
     **changes: Any,
 ) -> AsyncIterator[Place]:
-    """login, upstream: settings of the form and the upstream beside the usual. identity: all sources, in place of the form. changes: other
-    keys of gateway.yaml."""
-    app = Legacy(habits or Habits())
+    """app: in place of one with `habits`. login, upstream: settings of the form and the upstream beside the usual. identity: all sources,
+    in place of the form. changes: other keys of gateway.yaml."""
+    app = app or Legacy(habits or Habits())
     web_app = web.Application()
     web_app.router.add_route("*", "/{tail:.*}", app.handle)
     runner = web.AppRunner(web_app, access_log=None, shutdown_timeout=1)

@@ -150,13 +150,14 @@ def test_a_script_is_told_what_it_must_do_as_the_contract_says() -> None:
         "continue_url": "https://a.example/continue?state=su_x",
         "steps": ["code"],
         "expires_in": 600,
+        "max_age": 300,
         "request_id": "r1",
     }
 
 
 def test_without_a_transaction_the_401_names_none_and_without_a_bound_no_age() -> None:
     page = step_up_required(request_id="r1", description="x", steps=["code"])
-    assert not {"state", "step_up_url", "continue_url", "expires_in"} & json.loads(page.body).keys()
+    assert not {"state", "step_up_url", "continue_url", "expires_in", "max_age"} & json.loads(page.body).keys()
     assert page.header("WWW-Authenticate") == 'Bearer error="insufficient_user_authentication", error_description="x"'
 
 
