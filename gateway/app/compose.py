@@ -24,9 +24,11 @@ from gateway.errors import StartRefused, StoreTooNew, StoreUnavailable
 from gateway.flow.cookies import PassCookies
 from gateway.flow.gate import Gate
 from gateway.flow.guessing import Guessing
+from gateway.flow.issued import Issued
 from gateway.flow.issuer import Issuer
 from gateway.flow.ports import Mailer
 from gateway.flow.progress import Progress
+from gateway.flow.redeem import GrantTransactions
 from gateway.flow.repository import TICKET_PARAMETER, Transactions
 from gateway.flow.sessions import Sessions
 from gateway.flow.step import Services
@@ -37,6 +39,7 @@ from gateway.lanes.fast import FastConnection, FastLane
 from gateway.lanes.fast.asking import Asking, AskingConnection
 from gateway.lanes.fast.known import Known
 from gateway.lanes.forward_auth import ForwardAuth, integrations
+from gateway.lanes.grants import Grants
 from gateway.lanes.heads import Entrance
 from gateway.lanes.listening import listening, renew_certificate, tls_context
 from gateway.lanes.relay import Relay, Upstream
@@ -47,6 +50,7 @@ from gateway.lanes.ticket import Tickets
 from gateway.lanes.tunnels import Tunnels
 from gateway.settings.load import Loaded
 from gateway.spec.base import parse_address
+from gateway.spec.oauth import OAuthSpec
 from gateway.spec.sections import GatewaySpec, LimitsSpec
 from gateway.stores import keyring
 from gateway.stores.entropy import SystemEntropy
@@ -197,6 +201,7 @@ class GatewayApp:
             await self._start_admin(spec, *admin)
         if part.public:
             self._held.push_async_callback(self.tickets.drain)
+            self._held.push_async_callback(self.grants.drain)
             for name in spec.forward_auth:
                 key = forward_auth_key(name)
                 if key in where:
@@ -302,7 +307,7 @@ class GatewayApp:
             revocations=self.feed,
             spec=spec.passes,
         )
-        self.door = Door(self.transactions, self.guessing, self.gate)
+        self.door = Door(self.transactions, self.guessing, self.gate, self.entropy)
         self.sessions = Sessions(
             identity=lambda: self.live.identity,
             issuer=self.issuer,
@@ -348,12 +353,18 @@ class GatewayApp:
             transactions=self.transactions, door=self.door, gate=self.gate, relay=relay, answers=answers, trail=self.trail,
             ended=transaction_pages.ended, closed=transaction_pages.closed, clock=self.clock, condition_limit=spec.limits.condition_body,
         )  # fmt: skip
+        self.issued = Issued(self.state, self.vault)
+        self.grants = Grants(
+            gate=self.gate, relay=relay, issued=self.issued, answers=answers, trail=self.trail, oauth=self._oauth,
+            transactions=GrantTransactions(self.transactions, self.state, self.vault, self.entropy, lambda: self.keyring),
+            rules=lambda: self.live.rules, limits=spec.limits,
+        )  # fmt: skip
         entrance = Entrance("https" if spec.tls else "http", spec.public_url, self._trusted)
         self.lane = SlowLane(
             entrance=entrance, paths=paths, gate=self.gate,
             door=self.door, transactions=self.transactions, suspender=suspender, tickets=self.tickets, relay=relay, answers=answers,
             own_pages=self.site.handle, trail=self.trail, entropy=self.entropy, guessing=self.guessing, clock=self.clock,
-            limits=spec.limits, rules=lambda: self.live.rules,
+            limits=spec.limits, rules=lambda: self.live.rules, grants=self.grants,
         )  # fmt: skip
         premises = self._premises = Premises(
             origins=spec.public_url, trusted=self._trusted, prefix=spec.prefix.encode("ascii"),
@@ -380,6 +391,10 @@ class GatewayApp:
         """Where answers of an upstream redirect to; none for one that a reload took away."""
         found = self.live.loaded.spec.upstreams.get(upstream)
         return found.next_origins if found is not None else ()
+
+    def _oauth(self, upstream: str) -> OAuthSpec | None:
+        found = self.live.loaded.spec.upstreams.get(upstream)
+        return found.oauth if found is not None else None
 
     def _go_live(self, live: Live) -> None:
         """The one assignment. Health checks of new pools begin."""

@@ -14,6 +14,7 @@ from typing import Protocol
 from gateway.errors import StoreUnavailable
 from gateway.flow.identity import Identified, Identity
 from gateway.flow.ports import Vault
+from gateway.flow.protocol import REDIRECT_CALLBACK
 from gateway.policy.decide import decide, route
 from gateway.policy.decision import Allow, Decision, Deny, Need, StepUp
 from gateway.policy.facts import Body, BodyUnavailable, Facts
@@ -106,22 +107,23 @@ class Gate:
 
     async def judge(
         self, head: RequestHead, now: float, read_body: BodyReader, *, identified: Identified | None = None,
-        granted: Mapping[str, Proof] | None = None, protocol: str = "http",
+        granted: Mapping[str, Proof] | None = None, protocol: str = "http", call: str = "http",
     ) -> Judged:  # fmt: skip
         """The decision for a request. Raises StoreUnavailable where it relied on a pass that may have been revoked.
 
+        protocol: what rule functions are told; call: what kind of request it is, also where that is `redirect-callback` (flow.protocol).
         identified: who it is judged for, worked out from `head` unless given.
         """
         chosen = route(head, self._ruleset())
         identified = identified or await self.identify(head, chosen.upstream if chosen else "", now)
-        judged = self.judge_known(head, now, identified, granted=granted, protocol=protocol)
+        judged = self.judge_known(head, now, identified, granted=granted, protocol=protocol, call=call)
         if isinstance(judged.decision, Need):
-            judged = self.judge_known(head, now, identified, body=await read_body(), granted=granted, protocol=protocol)
+            judged = self.judge_known(head, now, identified, body=await read_body(), granted=granted, protocol=protocol, call=call)
         return judged
 
     def judge_known(
         self, head: RequestHead, now: float, identified: Identified, *, body: Body | BodyUnavailable | None = None,
-        granted: Mapping[str, Proof] | None = None, protocol: str = "http",
+        granted: Mapping[str, Proof] | None = None, protocol: str = "http", call: str = "http",
     ) -> Judged:  # fmt: skip
         """`judge` where it is known who it is for: waits for nothing, and may come to a Need where `body` is None. Raises StoreUnavailable
         as `judge` does."""
@@ -132,6 +134,7 @@ class Gate:
             granted=granted or {},
             body=body,
             protocol=protocol,
+            call=call if protocol == REDIRECT_CALLBACK else protocol,
             pass_issued=identified.holder.issued if identified.holder else None,
         )
         decision = decide(head, facts, ruleset, now)

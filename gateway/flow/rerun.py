@@ -10,6 +10,7 @@ from dataclasses import replace
 from gateway.flow.codec import StoredRequest
 from gateway.flow.gate import Gate, Judged
 from gateway.flow.identity import Identified
+from gateway.flow.protocol import REDIRECT_CALLBACK
 from gateway.flow.transaction import CONFIRM, Transaction
 from gateway.policy.body import parse_body
 from gateway.policy.facts import Body, BodyUnavailable
@@ -17,8 +18,6 @@ from gateway.tokens.passes import Pass
 from gateway.wire.head import RequestHead
 from gateway.wire.subject import Proof
 from gateway.wire.target import parse_target
-
-REDIRECT_CALLBACK = "redirect-callback"
 
 
 def stored_head(stored: StoredRequest, now_at: RequestHead) -> RequestHead:

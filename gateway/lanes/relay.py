@@ -73,6 +73,21 @@ class Relay:
     def pool(self, upstream: str) -> UpstreamPool:
         return self._upstreams()[upstream].pool
 
+    def upstream(self, name: str) -> Upstream:
+        return self._upstreams()[name]
+
+    def outgoing(self, asked: Asked, judged: Judged, identified: Identified, steps: tuple[str, ...]) -> Headers:
+        """The header fields of a request as its upstream gets them, for a caller that sends it by itself."""
+        assert judged.route is not None, "what has no route is refused"  # noqa: S101 - decide() never allows it
+        upstream = self._upstreams()[judged.route.upstream]
+        return self._headers(asked, asked.head, judged, identified, upstream, steps=steps, gated=True)
+
+    async def incoming(self, asked: Asked, judged: Judged, identified: Identified, answer: ResponseHead, *, gated: bool) -> Headers:
+        """The header fields of an answer to it as the client gets them."""
+        assert judged.route is not None, "what has no route is refused"  # noqa: S101 - decide() never allows it
+        name = judged.route.upstream
+        return await self._on_head(asked, asked.head, name, self._upstreams()[name], identified, None, None, gated=gated)(answer)
+
     async def forward(
         self, request: web.BaseRequest, asked: Asked, judged: Judged, incoming: ClientBody, *, steps: tuple[str, ...], gated: bool
     ) -> Relayed:

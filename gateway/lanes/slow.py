@@ -29,6 +29,7 @@ from gateway.lanes.answers import Answers
 from gateway.lanes.body import BodyTimeout, ClientBody
 from gateway.lanes.faults import refusal
 from gateway.lanes.forward import Relayed
+from gateway.lanes.grants import Grants
 from gateway.lanes.heads import Entrance, Unreadable, read_head, shown_path
 from gateway.lanes.relay import Diverted, Relay
 from gateway.lanes.suspend import Paths, Suspender, same_target
@@ -56,7 +57,7 @@ class SlowLane:
     def __init__(
         self, *, entrance: Entrance, paths: Paths, gate: Gate, door: Door, transactions: Transactions, suspender: Suspender,
         tickets: Tickets, relay: Relay, answers: Answers, own_pages: OwnPages, trail: Trail, entropy: Entropy, guessing: Guessing,
-        clock: Callable[[], float], limits: LimitsSpec, rules: Callable[[], Mapping[str, Rule]],
+        clock: Callable[[], float], limits: LimitsSpec, rules: Callable[[], Mapping[str, Rule]], grants: Grants,
     ) -> None:  # fmt: skip
         self._entrance = entrance
         self._paths = paths
@@ -74,6 +75,7 @@ class SlowLane:
         self._clock = clock
         self._limits = limits
         self._rules = rules
+        self._grants = grants
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request, whatever happens."""
@@ -123,6 +125,9 @@ class SlowLane:
 
     async def _gated(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
         incoming = self.body(request)
+        granted = await self._grants.serve(request, asked, incoming)
+        if granted is not None:
+            return granted
 
         async def forward(judged: Judged, steps: tuple[str, ...], *, gated: bool) -> web.StreamResponse:
             return await self._relay.forward(request, asked, judged, incoming, steps=steps, gated=gated)

@@ -30,8 +30,12 @@ class OAuthSpec(Spec):
     refresh: Literal["inherit", "require"] = Field(
         "require",
         description="`inherit`: a refresh token that was issued after the steps passes by itself, its successors too. `require`: the rules "
-        "ask at each refresh.",
+        "ask at each refresh, and what was passed at its issue counts for their `max_age`. An unknown one is asked in either case.",
     )
+    refresh_ttl: Duration = Field(
+        2_592_000.0, description="How long it is remembered what was passed for a refresh token, from its last use; then it is unknown."
+    )
+    max_refresh: Int = Field(200, ge=1, description="Refresh tokens of one user that are remembered; further ones are unknown.")
     max_answer: Size = Field(
         1 << 20,
         description="Largest HTML answer that is held and looked into for an authorization response; a larger one is not passed on: 502.",

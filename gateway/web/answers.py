@@ -17,8 +17,8 @@ from gateway.flow.transaction import Transaction
 from gateway.policy.model import StepInfo
 from gateway.web.csp import common_headers
 from gateway.web.page import Page, safe_href
-from gateway.web.pages import Pages, Shown, Suspended, Way
-from gateway.web.problem import problem, step_up_required
+from gateway.web.pages import ACTIONS, Behalf, Pages, Shown, Suspended, Way
+from gateway.web.problem import json_page, problem, step_up_required
 from gateway.web.texts import TEXTS, Kind
 from gateway.wire.head import RequestHead
 from gateway.wire.media import navigation, prefers_json
@@ -42,7 +42,10 @@ def wants_page(head: RequestHead) -> bool:
 
 
 def suspended(transaction: Transaction) -> Suspended:
-    return Suspended(transaction.method, transaction.target.decode("latin-1"), transaction.origin.partition("://")[2])
+    grant, behalf = transaction.grant, None
+    if grant is not None:
+        behalf = Behalf(grant.client, transaction.subject.id, ACTIONS.get(grant.protocol, "get access"))
+    return Suspended(transaction.method, transaction.target.decode("latin-1"), transaction.origin.partition("://")[2], behalf)
 
 
 class WebAnswers:
@@ -125,6 +128,39 @@ class WebAnswers:
             **opened,
         )
         answer = response(made, cookies)
+        allow_origin(asked.head, answer, cors)
+        return answer
+
+    def interaction_required(
+        self, asked: Asked, transaction: Transaction | None, state: str | None, steps: Sequence[str], *, cors: Sequence[str] = ()
+    ) -> web.Response:
+        """403 as for Auth0's `mfa_required`: RFC 6749 §5.2 says 400 "unless specified otherwise", and a 401 is about the client."""
+        body: dict[str, Any] = {"error": "interaction_required"}
+        if transaction is not None and state is not None:
+            body |= {
+                "error_description": "A step-up is needed. Run the steps, then repeat this call with stepup_token.",
+                "state": state,
+                "step_up_url": asked.head.origin + self.transaction_path(state),
+                "expires_in": max(0, ceil(transaction.expires - asked.now)),
+            }
+        else:
+            body["error_description"] = "A step-up is needed, and nobody is known who could do it. Sign in again."
+        return self._oauth(asked, 403, {**body, "steps": list(steps)}, cors)
+
+    def oauth_error(
+        self, asked: Asked, status: int, error: str, description: str, *, retry_after: int | None = None, cors: Sequence[str] = ()
+    ) -> web.Response:
+        """An error of a token endpoint (RFC 6749 §5.2)."""
+        headers = {405: (("Allow", "POST"),)}.get(status, ())
+        if retry_after is not None:
+            headers = (*headers, ("Retry-After", str(retry_after)))
+        return self._oauth(asked, status, {"error": error, "error_description": description}, cors, headers)
+
+    def _oauth(
+        self, asked: Asked, status: int, body: Mapping[str, Any], cors: Sequence[str], headers: tuple[tuple[str, str], ...] = ()
+    ) -> web.Response:
+        made = json_page(status, {**body, "request_id": asked.request_id}, headers=(("Pragma", "no-cache"), *headers))
+        answer = response(made)
         allow_origin(asked.head, answer, cors)
         return answer
 

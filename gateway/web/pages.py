@@ -35,12 +35,32 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
+class Behalf:
+    """The client of a token endpoint that somebody does steps for. client: its id. user: the name that it wants to sign in, "" for none.
+    action: what it does, from `ACTIONS`."""
+
+    client: str
+    user: str
+    action: str
+
+
+ACTIONS: Mapping[str, str] = {
+    "oauth2-password": "sign in with a password",
+    "oauth2-resource-owner": "sign in with a password",
+    "oauth2-refresh-token": "stay signed in",
+}
+"""What a call of a token endpoint does, by flow.protocol, after "wants to"."""
+
+
+@dataclass(frozen=True, slots=True)
 class Suspended:
-    """The request that waits. target: as sent (path and query). host: with port, as in the address bar."""
+    """The request that waits. target: as sent (path and query). host: with port, as in the address bar. behalf: who waits for it,
+    where that is not this browser."""
 
     method: str
     target: str
     host: str
+    behalf: Behalf | None = None
 
     @property
     def path(self) -> str:

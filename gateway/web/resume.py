@@ -77,6 +77,8 @@ class Resume:
         if isinstance(visit, Closed):
             return self._pages.closed(asked, visit)
         transaction = visit.found.transaction
+        if transaction.grant is not None:  # nothing is resumed: its client repeats its call
+            return await self._pages.visited(asked, state, visit)
         if tokens and (wrong := self._wrong_token(tokens, transaction, state, asked.now)):
             self._trail.event("refused", request_id=asked.request_id, kind="bad_token", reason=wrong)
             return self._answers.refusal(asked, "bad_token", href=self._answers.transaction_path(state), about=transaction)

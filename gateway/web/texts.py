@@ -11,6 +11,7 @@ from typing import Literal
 
 Kind = Literal[
     "already_sent",
+    "approved",
     "authorize_again",
     "bad_request",
     "bad_token",
@@ -64,6 +65,12 @@ TEXTS: Mapping[Kind, Text] = {
         ("Your request went through once and was not sent again.", "To do the same thing again, start it again in the application."),
         "done",
         "Continue to the application",
+    ),
+    "approved": Text(
+        200,
+        "Done",
+        ("You have confirmed it. You can close this page now.", "Go back to the app that sent you here: it goes on by itself."),
+        "done",
     ),
     "authorize_again": Text(
         200,

@@ -72,7 +72,11 @@ class TransactionPages:
             return self.closed(asked, visit)
         if request.method == "POST":
             return await self._post(request, asked, state, visit)
-        return await self._get(asked, state, visit)
+        return await self.visited(asked, state, visit)
+
+    async def visited(self, asked: Asked, state: str, visit: Visit) -> web.Response:
+        """How a transaction stands, for whoever may look."""
+        return await self._get(asked, state, visit, cookies=(visit.cookie,) if visit.cookie else ())
 
     def closed(self, asked: Asked, closed: Closed) -> web.Response:
         """Why a transaction does not open, and what to do instead."""
@@ -83,6 +87,8 @@ class TransactionPages:
     def ended(self, asked: Asked, transaction: Transaction, *, status: int | None = None, cookies: Sequence[bytes] = ()) -> web.Response:
         """The page of a transaction that is over: what happened, and the way on."""
         kind: Any = ENDED[transaction.status]
+        if transaction.grant is not None and transaction.status is Status.DONE and wants_page(asked.head):
+            return self._answers.refusal(asked, "approved", about=transaction, cookies=cookies)
         way = transaction.target.decode("latin-1") if transaction.method == "GET" else transaction.page
         message, label = "", None
         if transaction.status is Status.FAILED:
@@ -118,11 +124,13 @@ class TransactionPages:
             return await self._to_login(asked, state, transaction)
         if transaction.status is Status.READY:
             if wants_page(asked.head):
+                if transaction.grant is not None:
+                    return self._answers.refusal(asked, "approved", about=transaction, cookies=cookies)
                 return self._answers.see_other(self._answers.continue_path(state), cookies)
-            return self._json(self._document(asked, transaction, state), 200, cookies)
+            return self._json(self._document(asked, transaction, state, evidence=visit.client), 200, cookies)
         if not self._progress.knows(transaction):
             return self._answers.refusal(asked, "expired", href=transaction.page, about=transaction)
-        shown = await self._progress.show(visit.found, self._look(asked, visit.identified))
+        shown = await self._progress.show(visit.found, self._look(asked, visit))
         return await self._showing(asked, state, shown, 200, cookies)
 
     async def _to_login(self, asked: Asked, state: str, transaction: Transaction) -> web.Response:
@@ -224,14 +232,14 @@ class TransactionPages:
         if visit.needs_login:
             return await self._to_login(asked, state, transaction)
         if transaction.status is Status.READY:
-            return self._onward(asked, state, Moved(transaction))
+            return self._onward(asked, state, Moved(transaction), evidence=visit.client)
         if not self._progress.knows(transaction):
             return self._answers.refusal(asked, "expired", href=transaction.page, about=transaction)
         current = transaction.current
         if current is not None and current.step == CONFIRM:
             if action == "send":
                 return self._onward(asked, state, await self._progress.confirm(visit.found, asked.now))
-            shown = await self._progress.show(visit.found, self._look(asked, visit.identified))
+            shown = await self._progress.show(visit.found, self._look(asked, visit))
             return await self._showing(
                 asked, state, replace(shown, error=Problem("missing", "Choose to send it or to cancel.", "action")), 422
             )
@@ -239,7 +247,7 @@ class TransactionPages:
 
     async def _answered(self, asked: Asked, state: str, visit: Visit, fields: Mapping[str, str]) -> web.Response:
         before = visit.found.transaction.current
-        result = await self._progress.answer(visit.found, fields, self._look(asked, visit.identified))
+        result = await self._progress.answer(visit.found, fields, self._look(asked, visit))
         match result:
             case Held():
                 await self._audit(asked, result.transaction, before.step if before else "", "throttled", f"by {result.by}")
@@ -252,7 +260,7 @@ class TransactionPages:
             case Moved():
                 await self._audit(asked, result.transaction, before.step if before else "", result.outcome or "overtaken", result.private)
                 cookies: tuple[bytes, ...] = ()
-                if result.passed is not None:
+                if result.passed is not None and result.transaction.grant is None:
                     upstream = result.transaction.upstream
                     given = tuple(value for value in result.passed.set_cookies if not names_ours(value))
                     if result.passed.then == "authorize_again":
@@ -266,7 +274,7 @@ class TransactionPages:
                     found = await self._transactions.load(result.transaction.id, asked.now)
                     if found is not None:
                         return await self._get(asked, state, replace(visit, found=found), cookies=cookies)
-                return self._onward(asked, state, result, cookies)
+                return self._onward(asked, state, result, cookies, evidence=visit.client)
 
     def _login_url(self, upstream: str) -> str | None:
         source = self._sessions.source(upstream)
@@ -275,7 +283,7 @@ class TransactionPages:
     async def _held(self, asked: Asked, state: str, visit: Visit, held: Held) -> web.Response:
         """Too soon or too often: the page stays, with a word about the wait."""
         error = Problem("throttled", "Too many attempts. Please wait a moment before you try again.", None, held.retry_after)
-        shown = await self._progress.show(Found(held.transaction, visit.found.version), self._look(asked, visit.identified))
+        shown = await self._progress.show(Found(held.transaction, visit.found.version), self._look(asked, visit))
         return await self._showing(asked, state, replace(shown, error=error), 429)
 
     async def _cancelled(self, asked: Asked, visit: Visit) -> web.Response:
@@ -284,16 +292,18 @@ class TransactionPages:
         if moved.outcome != "cancelled":
             return self.ended(asked, moved.transaction)
         if wants_page(asked.head):
+            if moved.transaction.grant is not None:  # this browser came from nowhere here
+                return self.ended(asked, moved.transaction, status=200)
             return self._answers.see_other(moved.transaction.page)
         return self._json(self._document(asked, moved.transaction, None), 200)
 
-    def _onward(self, asked: Asked, state: str, moved: Moved, cookies: Sequence[bytes] = ()) -> web.Response:
+    def _onward(self, asked: Asked, state: str, moved: Moved, cookies: Sequence[bytes] = (), *, evidence: bool = False) -> web.Response:
         """Post/redirect/get: to the next step, to /continue, or to the page that says how it ended."""
         transaction = moved.transaction
         if not wants_page(asked.head):
             status = 200 if transaction.open or transaction.reason == "authorize_again" else 403 if moved.outcome == "failed" else 410
-            return self._json(self._document(asked, transaction, state), status, cookies)
-        if transaction.status is Status.READY:
+            return self._json(self._document(asked, transaction, state, evidence=evidence), status, cookies)
+        if transaction.status is Status.READY and transaction.grant is None:
             return self._answers.see_other(self._answers.continue_path(state), cookies)
         if moved.outcome == "failed":
             return self.ended(asked, transaction, status=403, cookies=cookies)
@@ -313,12 +323,19 @@ class TransactionPages:
 
     # -- shared -----------------------------------------------------------------------------------------------------
 
-    def _look(self, asked: Asked, identified: Identified) -> Look:
+    def _look(self, asked: Asked, visit: Visit) -> Look:
         head = asked.head
-        return Look(asked.now, head.client_ip, head.origin, app_cookies(head, identified), identified.holder)
+        # Whoever does the steps of a token endpoint's client may be signed in here as somebody else: no step acts with their cookies.
+        cookies = () if visit.found.transaction.grant is not None else app_cookies(head, visit.identified)
+        return Look(asked.now, head.client_ip, head.origin, cookies, visit.identified.holder)
 
-    def _document(self, asked: Asked, transaction: Transaction, state: str | None, error: Problem | None = None) -> dict[str, Any]:
-        """The transaction as JSON (design.md part 5)."""
+    def _document(
+        self, asked: Asked, transaction: Transaction, state: str | None, error: Problem | None = None, *, evidence: bool = False
+    ) -> dict[str, Any]:
+        """The transaction as JSON (design.md part 5). evidence: it is the client of a grant who asks, and may have its token."""
+        if transaction.status is Status.READY and state is not None and transaction.grant is not None:
+            passed = {"state": state, "status": "passed"}
+            return {**passed, "token": self._issuer.continue_token(transaction, state, asked.now)} if evidence else passed
         if transaction.status is Status.READY and state is not None:
             token = self._issuer.continue_token(transaction, state, asked.now)
             return {"state": state, "status": "passed", "continue": self._answers.continue_path(state), "token": token}
