@@ -136,6 +136,8 @@ class Grants:
             return self._bad(asked, route, Bad(413, f"Send at most {limit} bytes.", "body too large"))
         body = parse_body(asked.head.get("content-type"), peeked.data, limit)
         call = read_call(asked.head, oauth, peeked.data, body)
+        if all(path.endswith("/") for path in asked.head.target.readings):  # to some servers the same, to rules another path
+            call = Bad(404, "There is no / at the end of this address.", "a slash behind the path of a token endpoint")
         if isinstance(call, Bad):
             return self._bad(asked, route, call)
         asking = await self._for_whom(asked, call, route, oauth, body)
@@ -292,7 +294,7 @@ class Grants:
                 await self._audit(asking, "thrown away", "the continue token was used meanwhile")
                 return self._error(asking.asked, asking.route, 400, "invalid_request", "The stepup_token was used meanwhile.")
         await self._remember(asking, held)
-        await self._audit(asking, "issued", "")
+        await self._audit(asking, "issued" if _granted(held) else "passed", "")
         return await self._out(request, asking, judged, held)
 
     async def _remember(self, asking: _Asking, held: Held) -> None:

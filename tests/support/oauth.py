@@ -9,12 +9,12 @@ import base64
 import json
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 import aiohttp
 import yaml
@@ -56,9 +56,10 @@ class Provider:
         if (instead := self.answer(request)) is not None:
             return instead
         fields = self._fields(request.content_type, body)
-        if request.path == "/oauth/ro":
+        path = request.path.lower()
+        if path == "/oauth/ro":
             return self._password(fields, fields.get("client_id", ""))
-        if request.path != "/oauth/token":
+        if path != "/oauth/token":
             return web.Response(text="the provider's own page")
         client = self._client(request, fields)
         if client is None:
@@ -118,8 +119,6 @@ class Provider:
     def _fields(content_type: str, body: bytes) -> dict[str, str]:
         if content_type.startswith("application/json"):
             return {str(k): str(v) for k, v in json.loads(body).items()}
-        from urllib.parse import parse_qsl
-
         return dict(parse_qsl(body.decode()))
 
 
@@ -132,11 +131,11 @@ class Client(Browser):
         data = form if isinstance(form, bytes) else urlencode(form).encode()
         return await self.request("POST", path, data=data, headers=headers, **options)
 
-    async def step(self, url: str, answer: dict[str, str] | None = None, **headers: str) -> Any:
+    async def step(self, url: str, answer: dict[str, str] | None = None, *, headers: Mapping[str, str] | None = None) -> Any:
         """The transaction as JSON, or an answer to its open step."""
         if answer is None:
-            return await self.request("GET", url, headers={"Accept": "application/json", **headers})
-        return await self.request("POST", url, json=answer, headers={"Accept": "application/json", **headers})
+            return await self.request("GET", url, headers={"Accept": "application/json", **(headers or {})})
+        return await self.request("POST", url, json=answer, headers={"Accept": "application/json", **(headers or {})})
 
 
 @dataclass
@@ -148,12 +147,12 @@ class Before(Running):
         self.jars.append(session)
         return Client(session, self.base, {"User-Agent": "app/1"})
 
-    async def passed(self, client: Client, asked: Any, **headers: str) -> str:
+    async def passed(self, client: Client, asked: Any, headers: Mapping[str, str] | None = None) -> str:
         """The continue token of a call that was answered `interaction_required`, after the mailed code was given."""
         url = asked.json["step_up_url"]
-        shown = await client.step(url, **headers)
+        shown = await client.step(url, headers=headers)
         assert shown.json["step"]["kind"] == "otp", shown.text
-        done = await client.step(url, {"code": self.code()}, **headers)
+        done = await client.step(url, {"code": self.code()}, headers=headers)
         assert done.json["status"] == "passed", done.text
         return str(done.json["token"])
 
@@ -188,7 +187,6 @@ async def gateway_before(
         "rules": RULES,
         **changes,
     }
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "gateway.yaml"
     path.write_text(yaml.safe_dump(raw, sort_keys=False))
     app = await GatewayApp.start(read(path), demo=True, clock=clock)
