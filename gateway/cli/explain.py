@@ -6,6 +6,7 @@ import ipaddress
 import json
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,12 +18,13 @@ import click
 from gateway.app import source_names
 from gateway.cli.common import MISTAKES, config_option, fail, loaded_or_exit
 from gateway.errors import BadTarget
+from gateway.flow.protocol import protocol_of
 from gateway.policy.body import parse_body
 from gateway.policy.decide import route
 from gateway.policy.decision import Allow, Decision, Deny, Need, StepUp
 from gateway.policy.explain import Explanation
 from gateway.policy.explain import explain as explain_request
-from gateway.policy.facts import Body, Facts
+from gateway.policy.facts import Body, BodyUnavailable, Facts
 from gateway.settings.load import Loaded
 from gateway.settings.mistakes import nearest
 from gateway.settings.registry import IdentityConfig
@@ -191,7 +193,16 @@ def _facts(loaded: Loaded, head: RequestHead, asking: Asking, now: float) -> Fac
         body = Body()
     subject, held = _subject(loaded, head, asking)
     issued = min((proof.at for proof in proofs.values()), default=now) if proofs or held else None
-    return Facts(subject=subject, proofs=proofs, body=body, pass_issued=issued)
+    call = _call(loaded, head, body)
+    return Facts(subject=subject, proofs=proofs, body=body, pass_issued=issued, protocol=call, call=call)
+
+
+def _call(loaded: Loaded, head: RequestHead, body: Body | BodyUnavailable | None) -> str:
+    """What kind of request it is (flow.protocol)."""
+    chosen = route(head, loaded.ruleset)
+    form = (body.form or body.json) if isinstance(body, Body) else None
+    oauth = loaded.spec.upstreams[chosen.upstream].oauth if chosen is not None else None
+    return protocol_of(head, oauth, form if isinstance(form, Mapping) else None)
 
 
 def _age(loaded: Loaded, name: str, text: str) -> float:

@@ -130,6 +130,8 @@ class Resume:
 
     async def _ready(self, asked: Asked, state: str, visit: Visit) -> web.Response:
         transaction = visit.found.transaction
+        if transaction.grant is not None:
+            return await self._pages.visited(asked, state, visit)
         stored = await self._transactions.request(transaction.id, asked.now)
         if stored is None:
             return self._answers.refusal(asked, "expired", href=transaction.page, about=transaction)

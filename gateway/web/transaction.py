@@ -87,7 +87,11 @@ class TransactionPages:
     def ended(self, asked: Asked, transaction: Transaction, *, status: int | None = None, cookies: Sequence[bytes] = ()) -> web.Response:
         """The page of a transaction that is over: what happened, and the way on."""
         kind: Any = ENDED[transaction.status]
-        if transaction.grant is not None and transaction.status is Status.DONE and wants_page(asked.head):
+        if (
+            transaction.grant is not None
+            and wants_page(asked.head)
+            and (transaction.status is Status.DONE or transaction.reason == "authorize_again")
+        ):
             return self._answers.refusal(asked, "approved", about=transaction, cookies=cookies)
         way = transaction.target.decode("latin-1") if transaction.method == "GET" else transaction.page
         message, label = "", None

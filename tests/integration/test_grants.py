@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -447,3 +448,70 @@ async def test_every_outcome_is_in_the_audit_trail(idp: Before) -> None:
     assert [row[0] for row in rows] == ["thrown away", "issued", "refused"]
     assert all(row[1] == "alice" for row in rows)
     assert "wonderland" not in str(rows)
+
+
+async def test_the_apps_code_of_the_documents_gets_its_tokens(idp: Before) -> None:
+    from tests.integration.test_docs import blocks
+
+    [block] = [b for b in blocks("docs/how-to/oauth-grants.md") if b.language == "python"]
+    names: dict[str, Any] = {}
+    exec(block.text.replace("http://127.0.0.1:8080", idp.base), names)
+
+    def answers(step: dict[str, str]) -> dict[str, str]:
+        assert step["kind"] == "otp"
+        return {"code": idp.code()}
+
+    async def token(form: dict[str, str]) -> Any:
+        return await asyncio.to_thread(names["token"], form, answers)
+
+    found = await token(PASSWORD)
+    assert found["for"] == "alice"
+    assert (await token(refresh(found["refresh_token"])))["for"] == "alice"
+    with pytest.raises(PermissionError, match="Wrong email"):
+        await token({**PASSWORD, "password": "x"})
+
+
+async def test_what_waits_and_what_is_remembered_outlives_a_restart(tmp_path: Path) -> None:
+    async with gateway_before(tmp_path) as idp:
+        client = idp.client()
+        token = await granted(idp, client)
+        asked = await client.call({**PASSWORD, "username": "bob", "password": "builder"})
+        await idp.restart()
+        assert (await client.call(refresh(token))).status == 200
+        evidence = await idp.passed(client, asked)
+        await idp.restart()
+        done = await client.call({**PASSWORD, "username": "bob", "password": "builder", "stepup_token": evidence})
+        assert done.json["for"] == "bob"
+
+
+async def test_a_password_is_changed_and_the_call_repeated_with_the_new_one(tmp_path: Path) -> None:
+    """A step that ends what was asked: the client calls again, it does not go on."""
+
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(text='<form method="post"><input name="old"><input name="new"></form>', content_type="text/html")
+
+    async def take(request: web.Request) -> web.Response:
+        return web.Response(status=204 if (await request.post())["old"] == "wonderland" else 401)
+
+    app = web.Application()
+    app.router.add_get("/change", page)
+    app.router.add_post("/change", take)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/change"
+    fields = {"current": "old", "new": "new", "confirm": None}
+    steps = {"new": {"kind": "password_change", "backend": {"http": {"url": url, "fields": fields, "success": {"status": [204]}}}}}
+    rule = {"name": "renew", "match": {"path": "/oauth/token"}, "require": "new"}
+    try:
+        async with gateway_before(tmp_path, steps=steps, rules=[rule]) as idp:
+            client = idp.client()
+            asked = await client.call(PASSWORD)
+            new = "Tr0ub4dor-and-9-herons"
+            answer = {"current_password": "wonderland", "new_password": new, "confirm_password": new}
+            done = await client.step(asked.json["step_up_url"], answer)
+            assert done.status == 200, done.text
+            assert done.json["error"]["code"] == "authorize_again"
+            assert (await idp.browser().get(asked.json["step_up_url"])).status == 403
+    finally:
+        await runner.cleanup()
