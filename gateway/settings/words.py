@@ -14,7 +14,7 @@ from gateway.settings.mistakes import nearest
 from gateway.settings.places import Loc
 from gateway.spec.base import format_duration, parse_duration
 
-LATER_KEYS = frozenset({"intercept", "python", "resume", "oauth"})
+LATER_KEYS = frozenset({"intercept", "python", "resume"})
 NOT_YET = "not in this version"
 
 _PATTERNS = {
