@@ -25,6 +25,7 @@ from gateway.flow.cookies import PassCookies
 from gateway.flow.gate import Gate
 from gateway.flow.guessing import Guessing
 from gateway.flow.issuer import Issuer
+from gateway.flow.oauth.memory import OAuthMemory
 from gateway.flow.ports import Mailer
 from gateway.flow.progress import Progress
 from gateway.flow.repository import TICKET_PARAMETER, Transactions
@@ -39,6 +40,7 @@ from gateway.lanes.fast.known import Known
 from gateway.lanes.forward_auth import ForwardAuth, integrations
 from gateway.lanes.heads import Entrance
 from gateway.lanes.listening import listening, renew_certificate, tls_context
+from gateway.lanes.oauth import AnswerWatcher, OAuthRequests, Verdicts
 from gateway.lanes.relay import Relay, Upstream
 from gateway.lanes.server import RunningServer, serve
 from gateway.lanes.slow import SlowLane
@@ -47,6 +49,7 @@ from gateway.lanes.ticket import Tickets
 from gateway.lanes.tunnels import Tunnels
 from gateway.settings.load import Loaded
 from gateway.spec.base import parse_address
+from gateway.spec.oauth import OAuthSpec
 from gateway.spec.sections import GatewaySpec, LimitsSpec
 from gateway.stores import keyring
 from gateway.stores.entropy import SystemEntropy
@@ -339,10 +342,19 @@ class GatewayApp:
         )  # fmt: skip
         paths = Paths(spec.prefix, spec.continue_path)
         suspender = Suspender(transactions=self.transactions, entropy=self.entropy, answers=answers, trail=self.trail, paths=paths)
+        memory = OAuthMemory(self.state, self.vault, spec.passes)
+        verdicts = Verdicts(
+            gate=self.gate, door=self.door, transactions=self.transactions, memory=memory, suspender=suspender, answers=answers,
+            trail=self.trail,
+        )  # fmt: skip
+        oauth = OAuthRequests(
+            specs=self._oauth, gate=self.gate, memory=memory, verdicts=verdicts, condition_body=spec.limits.condition_body
+        )
+        watcher = AnswerWatcher(specs=self._oauth, gate=self.gate, memory=memory, verdicts=verdicts, entropy=self.entropy, trail=self.trail)
         relay = Relay(
             upstreams=lambda: self.live.upstreams, sessions=self.sessions, issuer=self.issuer, transactions=self.transactions,
             answers=answers, limits=spec.limits, trusted=self._trusted,
-            tunnels=Tunnels(self.feed, spec.passes, lambda: self.live.rules, self.clock),
+            tunnels=Tunnels(self.feed, spec.passes, lambda: self.live.rules, self.clock), watcher=watcher,
         )  # fmt: skip
         self.tickets = Tickets(
             transactions=self.transactions, door=self.door, gate=self.gate, relay=relay, answers=answers, trail=self.trail,
@@ -353,7 +365,7 @@ class GatewayApp:
             entrance=entrance, paths=paths, gate=self.gate,
             door=self.door, transactions=self.transactions, suspender=suspender, tickets=self.tickets, relay=relay, answers=answers,
             own_pages=self.site.handle, trail=self.trail, entropy=self.entropy, guessing=self.guessing, clock=self.clock,
-            limits=spec.limits, rules=lambda: self.live.rules,
+            limits=spec.limits, rules=lambda: self.live.rules, oauth=oauth,
         )  # fmt: skip
         premises = self._premises = Premises(
             origins=spec.public_url, trusted=self._trusted, prefix=spec.prefix.encode("ascii"),
@@ -380,6 +392,11 @@ class GatewayApp:
         """Where answers of an upstream redirect to; none for one that a reload took away."""
         found = self.live.loaded.spec.upstreams.get(upstream)
         return found.next_origins if found is not None else ()
+
+    def _oauth(self, upstream: str) -> OAuthSpec | None:
+        """The endpoints of an upstream that is a provider."""
+        found = self.live.loaded.spec.upstreams.get(upstream)
+        return found.oauth if found is not None else None
 
     def _go_live(self, live: Live) -> None:
         """The one assignment. Health checks of new pools begin."""
