@@ -43,5 +43,5 @@ soak: ## large, slow and many, until it shows; one line of figures each
 	@$(BIN)/python -m tests.soak
 
 clean: ## remove all that the above made, but for var/ with its keys and records
-	rm -rf .venv build *.egg-info .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache tests/output
+	rm -rf .venv build *.egg-info .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache tests/output tests/node/node_modules
 	find gateway tests config -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,7 +3,7 @@
 #
 #   tools/setup.sh runtime    what `gateway` needs
 #   tools/setup.sh dev        and what the tests and checks import
-#   tools/setup.sh test       and the programs that the tests start
+#   tools/setup.sh test       and the programs that the tests start, with the packages of tests/node
 #   tools/setup.sh bench      dev, and what the gateway is measured with and beside
 #
 # As root it installs missing programs with apt-get. Otherwise it says what is missing and ends with status 1.
@@ -111,18 +111,33 @@ dev() {
 programs() {
 	missing=
 	for program in "$@"; do
-		have "$program" || missing="$missing $program"
+		have "$program" && continue
+		case $program in
+		node) program=nodejs ;; # the one package that is not named like its program
+		esac
+		missing="$missing $program"
 	done
-	# shellcheck disable=SC2086 # the packages are named like the programs
+	# shellcheck disable=SC2086 # one word a package
 	[ -z "$missing" ] || apt_install $missing
+}
+
+# What the tests run in Node.js. Another Node may need other packages: its version is in the stamp.
+node_packages() {
+	stamp=tests/node/node_modules/.stamp
+	node_wanted=$(node --version && cat tests/node/package.json) || fail "node does not run: $(command -v node)"
+	[ -f "$stamp" ] && [ "$(cat "$stamp")" = "$node_wanted" ] && return
+	say "installing the packages of tests/node"
+	npm install --prefix tests/node --no-package-lock --no-audit --no-fund --no-update-notifier --loglevel=error >&2 || fail "npm could not install the packages of tests/node"
+	printf '%s\n' "$node_wanted" >"$stamp"
 }
 
 case ${1:-} in
 runtime) runtime ;;
 dev) dev ;;
 test)
-	programs redis-server chromium curl jq nginx caddy
+	programs redis-server chromium curl jq nginx caddy node npm
 	dev
+	node_packages
 	;;
 bench)
 	programs redis-server nginx haproxy caddy wrk gcc

@@ -26,6 +26,7 @@ from gateway.flow.gate import Gate
 from gateway.flow.guessing import Guessing
 from gateway.flow.issued import Issued
 from gateway.flow.issuer import Issuer
+from gateway.flow.oauth.memory import OAuthMemory
 from gateway.flow.ports import Mailer
 from gateway.flow.progress import Progress
 from gateway.flow.redeem import GrantTransactions
@@ -42,6 +43,7 @@ from gateway.lanes.forward_auth import ForwardAuth, integrations
 from gateway.lanes.grants import Grants
 from gateway.lanes.heads import Entrance
 from gateway.lanes.listening import listening, renew_certificate, tls_context
+from gateway.lanes.oauth import AnswerWatcher, OAuthRequests, Verdicts
 from gateway.lanes.relay import Relay, Upstream
 from gateway.lanes.server import RunningServer, serve
 from gateway.lanes.slow import SlowLane
@@ -344,10 +346,19 @@ class GatewayApp:
         )  # fmt: skip
         paths = Paths(spec.prefix, spec.continue_path)
         suspender = Suspender(transactions=self.transactions, entropy=self.entropy, answers=answers, trail=self.trail, paths=paths)
+        memory = OAuthMemory(self.state, self.vault, spec.passes)
+        verdicts = Verdicts(
+            gate=self.gate, door=self.door, transactions=self.transactions, memory=memory, suspender=suspender, answers=answers,
+            trail=self.trail,
+        )  # fmt: skip
+        oauth = OAuthRequests(
+            specs=self._oauth, gate=self.gate, memory=memory, verdicts=verdicts, condition_body=spec.limits.condition_body
+        )
+        watcher = AnswerWatcher(specs=self._oauth, gate=self.gate, memory=memory, verdicts=verdicts, entropy=self.entropy, trail=self.trail)
         relay = Relay(
             upstreams=lambda: self.live.upstreams, sessions=self.sessions, issuer=self.issuer, transactions=self.transactions,
             answers=answers, limits=spec.limits, trusted=self._trusted,
-            tunnels=Tunnels(self.feed, spec.passes, lambda: self.live.rules, self.clock),
+            tunnels=Tunnels(self.feed, spec.passes, lambda: self.live.rules, self.clock), watcher=watcher,
         )  # fmt: skip
         self.tickets = Tickets(
             transactions=self.transactions, door=self.door, gate=self.gate, relay=relay, answers=answers, trail=self.trail,
@@ -364,7 +375,7 @@ class GatewayApp:
             entrance=entrance, paths=paths, gate=self.gate,
             door=self.door, transactions=self.transactions, suspender=suspender, tickets=self.tickets, relay=relay, answers=answers,
             own_pages=self.site.handle, trail=self.trail, entropy=self.entropy, guessing=self.guessing, clock=self.clock,
-            limits=spec.limits, rules=lambda: self.live.rules, grants=self.grants,
+            limits=spec.limits, rules=lambda: self.live.rules, oauth=oauth, grants=self.grants,
         )  # fmt: skip
         premises = self._premises = Premises(
             origins=spec.public_url, trusted=self._trusted, prefix=spec.prefix.encode("ascii"),
@@ -393,6 +404,7 @@ class GatewayApp:
         return found.next_origins if found is not None else ()
 
     def _oauth(self, upstream: str) -> OAuthSpec | None:
+        """The endpoints of an upstream that is a provider."""
         found = self.live.loaded.spec.upstreams.get(upstream)
         return found.oauth if found is not None else None
 

@@ -18,7 +18,8 @@ from gateway.flow.protocol import REDIRECT_CALLBACK
 from gateway.policy.decide import decide, route
 from gateway.policy.decision import Allow, Decision, Deny, Need, StepUp
 from gateway.policy.facts import Body, BodyUnavailable, Facts
-from gateway.policy.model import Route, Ruleset
+from gateway.policy.model import Route, Rule, Ruleset
+from gateway.policy.unread import decide_unread, rules_of_path
 from gateway.spec.sections import PassSpec
 from gateway.tokens.passes import Pass, read_pass
 from gateway.wire.cookies import parse_cookies, pass_cookie
@@ -60,6 +61,7 @@ class Gate:
         self._revocations = revocations
         self._spec = spec
         self._passes: OrderedDict[tuple[str, str], Pass] = OrderedDict()
+        self._at_paths: tuple[Ruleset | None, dict[tuple[str, str], tuple[Rule, ...]]] = None, {}
 
     @property
     def spec(self) -> PassSpec:
@@ -87,9 +89,13 @@ class Gate:
             return None, "pass revoked"
         return held, ""
 
-    async def identify(self, head: RequestHead, upstream: str, now: float, *, own_page: bool = False) -> Identified:
-        """Who a request is from. own_page: it is for a page of ours (see flow.identity)."""
+    async def identify(
+        self, head: RequestHead, upstream: str, now: float, *, own_page: bool = False, kept: Pass | None = None
+    ) -> Identified:
+        """Who a request is from. own_page: it is for a page of ours (see flow.identity). kept: a pass to be taken for one that came along,
+        where none did; the caller has seen that it counts."""
         held, note = self.presented(head, now)
+        held = held or kept
         seen = await self._identity().identify(head, upstream, held, now, own_page=own_page)
         return replace(seen, note=note) if note and not seen.note else seen
 
@@ -128,15 +134,8 @@ class Gate:
         """`judge` where it is known who it is for: waits for nothing, and may come to a Need where `body` is None. Raises StoreUnavailable
         as `judge` does."""
         ruleset = self._ruleset()
-        facts = Facts(
-            subject=identified.subject,
-            proofs=identified.holder.proofs if identified.holder else {},
-            granted=granted or {},
-            body=body,
-            protocol=protocol,
-            call=call if protocol == REDIRECT_CALLBACK else protocol,
-            pass_issued=identified.holder.issued if identified.holder else None,
-        )
+        told = call if protocol == REDIRECT_CALLBACK else protocol
+        facts = self._facts(identified, body=body, granted=granted or {}, protocol=protocol, call=told)
         decision = decide(head, facts, ruleset, now)
         if (
             isinstance(decision, Allow | Deny)
@@ -144,6 +143,35 @@ class Gate:
             and self._stale(identified, now)
             and _matters(decision, head, facts, ruleset, now)
         ):
+            raise StoreUnavailable("the revocation feed is older than 5 s")
+        return Judged(decision, route(head, ruleset), identified, facts)
+
+    def rules_at(self, upstream: str, path: str) -> tuple[Rule, ...]:
+        """The rules that some request for this path may meet, as far as they can be told without the request."""
+        ruleset, known = self._ruleset(), self._at_paths[1]
+        if self._at_paths[0] is not ruleset:
+            known = {}
+            self._at_paths = ruleset, known
+        found = known.get((upstream, path))
+        if found is None:
+            found = known[upstream, path] = rules_of_path(ruleset, upstream, path)
+        return found
+
+    def judge_answer(
+        self, head: RequestHead, upstream: str, now: float, identified: Identified, *, body: Body, protocol: str, unread: bool = False
+    ) -> Judged:
+        """The decision on an answer, by the request that it belongs to. Nobody is spared a step here for being about to log in. Raises
+        StoreUnavailable as `judge` does.
+
+        unread: of the request only its path is known for certain; what its other parts could be counts against it.
+        """
+        ruleset = replace(self._ruleset(), logins=())
+        facts = self._facts(identified, body=body, granted={}, protocol=protocol)
+        if unread:
+            decision = decide_unread(self.rules_at(upstream, head.target.path.decode("latin-1")), upstream, head, facts, ruleset, now)
+        else:
+            decision = decide(head, facts, ruleset, now)
+        if isinstance(decision, Allow | Deny) and decision.relied_on_pass and self._stale(identified, now):
             raise StoreUnavailable("the revocation feed is older than 5 s")
         return Judged(decision, route(head, ruleset), identified, facts)
 
@@ -168,6 +196,20 @@ class Gate:
     def fresh(self, now: float) -> bool:
         """The revocation feed is young enough to rely on a pass."""
         return self._revocations.age(now) <= FEED_MAX_AGE
+
+    def _facts(
+        self, identified: Identified, *, body: Body | BodyUnavailable | None, granted: Mapping[str, Proof], protocol: str, call: str = ""
+    ) -> Facts:
+        holder = identified.holder
+        return Facts(
+            subject=identified.subject,
+            proofs=holder.proofs if holder else {},
+            granted=granted,
+            body=body,
+            protocol=protocol,
+            call=call or protocol,
+            pass_issued=holder.issued if holder else None,
+        )
 
     def _stale(self, identified: Identified, now: float) -> bool:
         return identified.holder is not None and self._revocations.age(now) > FEED_MAX_AGE

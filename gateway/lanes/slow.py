@@ -31,6 +31,7 @@ from gateway.lanes.faults import refusal
 from gateway.lanes.forward import Relayed
 from gateway.lanes.grants import Grants
 from gateway.lanes.heads import Entrance, Unreadable, read_head, shown_path
+from gateway.lanes.oauth import OAuthRequests
 from gateway.lanes.relay import Diverted, Relay
 from gateway.lanes.suspend import Paths, Suspender, same_target
 from gateway.lanes.ticket import Tickets
@@ -57,8 +58,10 @@ class SlowLane:
     def __init__(
         self, *, entrance: Entrance, paths: Paths, gate: Gate, door: Door, transactions: Transactions, suspender: Suspender,
         tickets: Tickets, relay: Relay, answers: Answers, own_pages: OwnPages, trail: Trail, entropy: Entropy, guessing: Guessing,
-        clock: Callable[[], float], limits: LimitsSpec, rules: Callable[[], Mapping[str, Rule]], grants: Grants,
+        clock: Callable[[], float], limits: LimitsSpec, rules: Callable[[], Mapping[str, Rule]], oauth: OAuthRequests,
+        grants: Grants,
     ) -> None:  # fmt: skip
+        self._oauth = oauth
         self._entrance = entrance
         self._paths = paths
         self._gate = gate
@@ -132,6 +135,9 @@ class SlowLane:
         async def forward(judged: Judged, steps: tuple[str, ...], *, gated: bool) -> web.StreamResponse:
             return await self._relay.forward(request, asked, judged, incoming, steps=steps, gated=gated)
 
+        authorization = await self._oauth.authorization(asked, incoming)
+        if authorization is not None:  # its rules are for the answer
+            return await forward(*authorization, gated=True)
         return await self.decided(asked, incoming, self.reader(asked, incoming), forward)
 
     def body(self, request: web.BaseRequest) -> ClientBody:

@@ -6,7 +6,7 @@ Only navigations and API requests open transactions. Nobody is ever redirected w
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from aiohttp import web
@@ -63,8 +63,13 @@ class Suspender:
         self._trail = trail
         self._paths = paths
 
-    async def suspend(self, asked: Asked, judged: Judged, decision: StepUp, incoming: ClientBody, *, can_login: bool) -> web.Response:
-        """Open a transaction for a request, or say why not."""
+    async def suspend(
+        self, asked: Asked, judged: Judged, decision: StepUp, incoming: ClientBody | None, *, can_login: bool, replayed: bool = True
+    ) -> web.Response:
+        """Open a transaction for a request, or say why not. incoming: its body, None for a GET's.
+
+        replayed: False where the browser asks again in any case, with its cookies of then, and nothing takes the place of what it sends.
+        """
         head = asked.head
         steps = [a.step for a in decision.asked]
         ages = [a.max_age for a in decision.asked if isinstance(a.max_age, float)]
@@ -89,7 +94,7 @@ class Suspender:
                 return self._answers.step_up(asked, found, state, steps, max_age=max_age, cors=cors)
             return self._answers.see_other(self._answers.transaction_path(state))
         stored_body = b""
-        if not script and decision.replay != "off" and head.method not in ("GET", "HEAD"):
+        if incoming is not None and not script and decision.replay != "off" and head.method not in ("GET", "HEAD"):
             try:
                 stored_body = await self._whole(incoming)
             except BodyTooLarge as error:
@@ -97,6 +102,9 @@ class Suspender:
                 return self._answers.refusal(asked, "too_large", limit=self._transactions.spec.max_body)
         state = self._transactions.new_state()
         transaction = self._new(asked, judged, decision, transaction_id(state), browser, script=script, loop=key)
+        if not replayed:
+            tasks = tuple(task for task in transaction.tasks if task.step != CONFIRM)
+            transaction = replace(transaction, replay="auto", ticketed=False, tasks=tasks)
         stored = StoredRequest(
             method=head.method, target=head.target.raw, headers=head.headers, body=stored_body, scheme=head.scheme,
             host=head.host, client_ip=head.client_ip, peer=head.peer,

@@ -104,6 +104,13 @@ class WebAnswers:
             made = problem(code, kind, words, asked.request_id, error=error, retry_after=retry_after, extra=extra)
         return response(made, cookies)
 
+    def handed_back(self, asked: Asked, uri: str, fields: Sequence[tuple[str, str]], *, message: bool) -> web.Response:
+        """An authorization error for a client that asked for a form or a message. Implements lanes.oauth.verdicts.Pages."""
+        try:
+            return response(self.pages.handed_back(self.shown(asked.request_id), uri, fields, message=message))
+        except ValueError:  # a redirect URI that no form of ours may name
+            return self.refusal(asked, "denied", error=dict(fields).get("error"))
+
     def step_up(
         self, asked: Asked, transaction: Transaction | None, state: str | None, steps: Sequence[str], *, max_age: float | None,
         cookies: Sequence[bytes] = (), cors: Sequence[str] = (),
