@@ -70,6 +70,17 @@ class Identity(Running):
             answer = await browser.get(answer.location)
         return answer
 
+    async def push(self, browser: Browser, **changes: str | None) -> str:
+        """Push an authorize request (RFC 9126), as the application does; its name."""
+        data = dict(parse_qsl(self.authorize(**changes).partition("?")[2]))
+        reply = await browser.json("POST", "/request", None, data=data)
+        assert reply.status == 201, reply.text
+        return str(reply.json["request_uri"])
+
+    async def metric(self, name: str) -> float:
+        text = (await self.browser(self.admin).get("/metrics")).text
+        return next((float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name + " ")), 0.0)
+
     async def token(self, browser: Browser, code: str) -> dict[str, Any]:
         data = {"grant_type": "authorization_code", "code": code, "redirect_uri": CALLBACK, "client_id": "app", "code_verifier": VERIFIER}
         return dict((await browser.json("POST", "/token", None, data=data)).json)

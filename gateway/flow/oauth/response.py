@@ -79,11 +79,14 @@ def carries(pairs: Iterable[tuple[str, str]], *, foreign: bool) -> bool:
 
 
 def returned(pairs: Iterable[tuple[str, str]]) -> tuple[str | None, str | None]:
-    """`state` and `iss`, those within a JARM response too where it is not encrypted. Nothing of it is verified: it is handed back only."""
+    """`state` and `iss`, those within a JARM response and the issuer of an ID Token too (RFC 9207 §2.4), where they are not encrypted.
+    Nothing of it is verified: it is handed back only."""
     given = dict(pairs)
-    inner = read_unverified(given.get("response", "")) or {}
-    found = [given.get(name) or (inner[name] if isinstance(inner.get(name), str) else None) for name in ("state", "iss")]
-    return found[0], found[1]
+    wrapped = read_unverified(given.get("response", "")) or {}
+    token = read_unverified(str(given.get("id_token") or wrapped.get("id_token") or "")) or {}
+    state = given.get("state", wrapped.get("state"))
+    iss = given.get("iss") or wrapped.get("iss") or token.get("iss")
+    return state if isinstance(state, str) else None, iss if isinstance(iss, str) else None
 
 
 def parameters(text: str) -> Pairs:
