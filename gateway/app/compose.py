@@ -346,10 +346,11 @@ class GatewayApp:
         )  # fmt: skip
         paths = Paths(spec.prefix, spec.continue_path)
         suspender = Suspender(transactions=self.transactions, entropy=self.entropy, answers=answers, trail=self.trail, paths=paths)
+        self.issued = Issued(self.state, self.vault)
         memory = OAuthMemory(self.state, self.vault, spec.passes)
         verdicts = Verdicts(
             gate=self.gate, door=self.door, transactions=self.transactions, memory=memory, suspender=suspender, answers=answers,
-            trail=self.trail,
+            trail=self.trail, issued=self.issued,
         )  # fmt: skip
         oauth = OAuthRequests(
             specs=self._oauth, gate=self.gate, memory=memory, verdicts=verdicts, condition_body=spec.limits.condition_body
@@ -364,7 +365,6 @@ class GatewayApp:
             transactions=self.transactions, door=self.door, gate=self.gate, relay=relay, answers=answers, trail=self.trail,
             ended=transaction_pages.ended, closed=transaction_pages.closed, clock=self.clock, condition_limit=spec.limits.condition_body,
         )  # fmt: skip
-        self.issued = Issued(self.state, self.vault)
         self.grants = Grants(
             gate=self.gate, relay=relay, issued=self.issued, answers=answers, trail=self.trail, oauth=self._oauth,
             transactions=GrantTransactions(self.transactions, self.state, self.vault, self.entropy, lambda: self.keyring),

@@ -14,7 +14,7 @@ from html.parser import HTMLParser
 from typing import Final
 from urllib.parse import urljoin
 
-from gateway.flow.oauth.response import Response, carries, foreign, in_address, returned
+from gateway.flow.oauth.response import Response, carries, code_in, foreign, in_address, returned
 
 HTML: Final = frozenset({"text/html", "application/xhtml+xml", ""})
 """Media types that may be shown as a page; none is guessed by browsers."""
@@ -27,7 +27,7 @@ _ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|u\{([0-9A-Fa-f]{
 _IN_SCRIPT = re.compile(r"[?&#](?:code|access_token|id_token|response)=[^&\"'`\s<>]")
 _QUOTED = re.compile(r"[\"'`]([^\"'`\s<>]{1,4096})[\"'`]")
 _KEYED = re.compile(r"[\"']?\b(code|access_token|id_token|response)[\"']?\s*:\s*[\"'`][^\"'`]")
-_ANSWER = re.compile(r"[\"']?\b(state|iss|redirect_uri)[\"']?\s*:\s*(\"(?:[^\"\\]|\\.)*\")")
+_ANSWER = re.compile(r"[\"']?\b(state|iss|code|redirect_uri)[\"']?\s*:\s*(\"(?:[^\"\\]|\\.)*\")")
 _TARGET_ORIGIN = re.compile(r"postMessage\s*\([^;]*?,\s*[\"'](https?://[^\"']+)[\"']")
 _REFRESH = re.compile(r"^[\s\d.]*[;,]?\s*(?:url\s*=\s*)?[\"']?([^\"']*)", re.IGNORECASE)
 
@@ -64,7 +64,7 @@ def in_page(text: str, own: str, address: str) -> Response | None:
         fields = [*form.hidden, *form.shown] if elsewhere else form.hidden
         if carries(fields, foreign=elsewhere):
             state, iss = returned(fields)
-            return Response("form_post", target, state, iss)
+            return Response("form_post", target, state, iss, code_in(fields))
         if (found := in_address(target, own)) is not None:
             return found
     if reader.too_deep or carries(reader.loose, foreign=False):
@@ -91,7 +91,7 @@ def _in_script(text: str, own: str, base: str) -> Response | None:
         answer = {name: json.loads(value) for name, value in _ANSWER.findall(text) if _json(value)}
         origin = _TARGET_ORIGIN.search(plain)
         uri = answer.get("redirect_uri") or (origin[1] if origin else "")
-        return Response("web_message" if uri else "unreadable", uri, answer.get("state"), answer.get("iss"))
+        return Response("web_message" if uri else "unreadable", uri, answer.get("state"), answer.get("iss"), answer.get("code", ""))
     return Response("unreadable") if _IN_SCRIPT.search(plain) else None
 
 

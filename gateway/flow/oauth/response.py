@@ -35,13 +35,14 @@ class Response:
     """An authorization response. uri: the redirect URI that the provider chose, without the response; "" where it could not be made out.
 
     mode: how it was about to travel; "unreadable" where an answer could hold one and cannot be looked into. state, iss: as the provider
-    gave them back, None for none (or none that can be read).
+    gave them back, None for none (or none that can be read). code: the code that it carries, "" likewise.
     """
 
     mode: Mode
     uri: str = ""
     state: str | None = None
     iss: str | None = None
+    code: str = ""
 
 
 def in_address(address: str, own: str = "") -> Response | None:
@@ -58,9 +59,11 @@ def in_address(address: str, own: str = "") -> Response | None:
         state, iss = returned(pairs)
         if mode == "fragment":
             kept = fragment.partition("?")[0] if "?" in fragment else ""
-            return Response("fragment", before + (f"#{kept}" if kept else ""), state, iss)
+            return Response("fragment", before + (f"#{kept}" if kept else ""), state, iss, code_in(pairs))
         left = _without(query)
-        return Response("query", path + (question + left if left else "") + (hash_ + fragment if fragment else ""), state, iss)
+        return Response(
+            "query", path + (question + left if left else "") + (hash_ + fragment if fragment else ""), state, iss, code_in(pairs)
+        )
     return None
 
 
@@ -87,6 +90,13 @@ def returned(pairs: Iterable[tuple[str, str]]) -> tuple[str | None, str | None]:
     state = given.get("state", wrapped.get("state"))
     iss = given.get("iss") or wrapped.get("iss") or token.get("iss")
     return state if isinstance(state, str) else None, iss if isinstance(iss, str) else None
+
+
+def code_in(pairs: Iterable[tuple[str, str]]) -> str:
+    """The authorization code, one within a JARM response too where it is not encrypted."""
+    given = dict(pairs)
+    inner = (read_unverified(given.get("response", "")) or {}).get("code")
+    return given.get("code") or (inner if isinstance(inner, str) else "")
 
 
 def parameters(text: str) -> Pairs:

@@ -3,6 +3,7 @@ steps first; or the client gets an error at the redirect URI that the provider c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, assert_never
 
@@ -13,6 +14,7 @@ from gateway.flow.asked import Asked
 from gateway.flow.browser import known_browser
 from gateway.flow.gate import Gate, Judged
 from gateway.flow.identity import Identified
+from gateway.flow.issued import Issued
 from gateway.flow.oauth.memory import OAuthMemory, sessions
 from gateway.flow.oauth.request import AuthorizationRequest, as_get
 from gateway.flow.oauth.response import Pairs, Response, error_address, error_fields, usable
@@ -20,7 +22,7 @@ from gateway.flow.repository import Transactions
 from gateway.flow.rerun import proved
 from gateway.flow.sessions import After
 from gateway.flow.trail import Trail
-from gateway.flow.transaction import Event, Status, move
+from gateway.flow.transaction import Event, Status, Transaction, move
 from gateway.flow.visit import Closed, Door
 from gateway.lanes.answers import Answers
 from gateway.lanes.relay import Diverted
@@ -32,6 +34,7 @@ from gateway.tokens.passes import Pass
 from gateway.wire.cookies import parse_set_cookie
 from gateway.wire.head import Headers, RequestHead
 from gateway.wire.media import navigation
+from gateway.wire.subject import Proof, Subject
 
 if TYPE_CHECKING:
     from gateway.lanes.oauth.requests import Asking
@@ -72,12 +75,13 @@ class Verdicts:
 
     def __init__(
         self, *, gate: Gate, door: Door, transactions: Transactions, memory: OAuthMemory, suspender: Suspender, answers: Pages,
-        trail: Trail,
+        trail: Trail, issued: Issued,
     ) -> None:  # fmt: skip
         self._gate = gate
         self._door = door
         self._transactions = transactions
         self._memory = memory
+        self._issued = issued
         self._suspender = suspender
         self._answers = answers
         self._trail = trail
@@ -104,11 +108,18 @@ class Verdicts:
         decision = judged.decision
         match decision:
             case Allow():
-                await self._passed(case, decision, headers, after.held or who.holder)
+                held = after.held or who.holder
+                await self._passed(case, decision, headers, held)
+                if held is not None:
+                    await self._code(case, found, request, held.subject, {s: held.proofs[s] for s in decision.steps if s in held.proofs})
                 return edited
             case StepUp():
-                if request is not None and await self._granted(case, request, decision):
+                used = await self._granted(case, request, decision) if request is not None else None
+                if used is not None:
                     self._outcome(case, "passed")
+                    held = who.holder
+                    proofs = {**(held.proofs if held is not None else {}), **proved(used)}
+                    await self._code(case, found, request, who.subject, proofs)
                     return edited
                 raise Diverted(_with(await self._unmet(case, found, request, who, judged, decision), cookies))
             case Deny():
@@ -175,25 +186,39 @@ class Verdicts:
         for secret in known_browser(case.asked.head)[:1]:
             await self._memory.remember(case.upstream, secret, replace(request, reasked=True), case.spec, case.asked.now)
 
-    async def _granted(self, case: Case, request: AuthorizationRequest, decision: StepUp) -> bool:
+    async def _code(
+        self, case: Case, found: Response, request: AuthorizationRequest | None, subject: Subject, proofs: Mapping[str, Proof]
+    ) -> None:
+        """What was passed goes with the code, to the refresh token that it is exchanged for. Where that cannot be written, the token is
+        asked about later."""
+        if not found.code:
+            return
+        clients = request.values("client_id") if request is not None else set()
+        client = next(iter(clients)) if len(clients) == 1 else ""
+        try:
+            await self._issued.remember_code(case.upstream, found.code, subject, proofs, client=client, now=case.asked.now)
+        except StoreUnavailable as error:
+            self._trail.event("code not remembered", request_id=case.asked.request_id, upstream=case.upstream, reason=str(error))
+
+    async def _granted(self, case: Case, request: AuthorizationRequest, decision: StepUp) -> Transaction | None:
         """All that is open was asked `once` and passed, in the READY transaction that the pass names: it is used up here."""
         asked, presented = case.asked, case.identified.presented
         if presented is None or not presented.grant or await self._transactions.load(presented.grant, asked.now) is None:
-            return False
+            return None
         visit = await self._door.enter(asked, presented.grant)
         if isinstance(visit, Closed):
-            return False
+            return None
         transaction = visit.found.transaction
         same = same_target(as_get(asked.head, request.target), transaction) and transaction.upstream == case.upstream
         if transaction.status is not Status.READY or transaction.ticketed or not same:
-            return False
+            return None
         if not {a.step for a in decision.asked} <= proved(transaction).keys():
-            return False
+            return None
         try:
             await self._transactions.save(move(transaction, Event.REISSUED), visit.found.version, asked.now)
         except Conflict:
-            return False
-        return True
+            return None
+        return transaction
 
     async def _passed(self, case: Case, decision: Allow, headers: Headers, held: Pass | None) -> None:
         """It passes. By steps: they are kept under the provider's session, for the times when no cookie of ours comes along."""
