@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from gateway.errors import Conflict, TokenInvalid
 from gateway.flow.asked import Asked
+from gateway.flow.gate import Judged
 from gateway.flow.grant_call import Call
 from gateway.flow.ports import Entropy, StateStore, Vault
 from gateway.flow.repository import Found, TooMany, Transactions, transaction_id
@@ -64,9 +65,10 @@ class GrantTransactions:
         self._entropy = entropy
         self._keyring = keyring
 
-    async def open(self, asked: Asked, call: Call, upstream: str, subject: Subject, decision: StepUp) -> tuple[Transaction, str] | TooMany:
+    async def open(self, asked: Asked, call: Call, upstream: str, judged: Judged, decision: StepUp) -> tuple[Transaction, str] | TooMany:
         """A new transaction and its state. Never one that an equal call opened before: who calls with a stolen password must not be handed
         the one that its owner is about to pass."""
+        subject = judged.identified.subject
         grant = Grant(call.client, call.protocol, self._mac(_CALL, call.same), self._authorization(call))
         # What counts as one browser among the bounds: this user at this client.
         binding = self._transactions.binding(json.dumps(["grant", upstream, call.client, subject.source, subject.counter]))

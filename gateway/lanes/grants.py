@@ -220,6 +220,9 @@ class Grants:
 
     async def _gated(self, asking: _Asking, judged: Judged, held: Held | None, turn: _Turn) -> web.StreamResponse | None:
         """None where the rules allow it; else what the client gets. held: the grant that is thrown away then, None where none was made."""
+        if not isinstance(judged.decision, Need):
+            for shadow in judged.decision.shadow:
+                self._trail.event("shadow", request_id=asking.asked.request_id, rule=shadow.rule, effect=shadow.effect)
         match judged.decision:
             case Allow() as allow:
                 self._log(asking, "allow", allow.rules, "")
@@ -234,7 +237,7 @@ class Grants:
                     # What cannot be looked into may be a grant, or a login page: neither leaves, and nobody is asked for a step.
                     raise UpstreamBroke("the answer of the token endpoint is no JSON object with a grant, and rules are unmet")
                 try:
-                    return await self._step_up(asking, step_up, turn, thrown=held is not None)
+                    return await self._step_up(asking, judged, step_up, turn, thrown=held is not None)
                 except StoreUnavailable as error:
                     names = step_up.rules
                     rules = self._rules()
@@ -249,7 +252,7 @@ class Grants:
             case _:
                 assert_never(judged.decision)
 
-    async def _step_up(self, asking: _Asking, decision: StepUp, turn: _Turn, *, thrown: bool) -> web.StreamResponse:
+    async def _step_up(self, asking: _Asking, judged: Judged, decision: StepUp, turn: _Turn, *, thrown: bool) -> web.StreamResponse:
         asked, steps = asking.asked, [a.step for a in decision.asked]
         self._log(asking, "step-up", decision.rules, "login first" if decision.login else ",".join(steps))
         await self._audit(asking, "thrown away" if thrown else "asked", ",".join(decision.rules))
@@ -262,7 +265,7 @@ class Grants:
         if decision.login:
             # Nobody knows whose token this is: no step can be run for them. Signing in anew can.
             return self._interaction(asking, None, None, steps)
-        opened = await self._transactions.open(asked, asking.call, asking.route.upstream, asking.who.subject, decision)
+        opened = await self._transactions.open(asked, asking.call, asking.route.upstream, judged, decision)
         if isinstance(opened, TooMany):
             self._trail.event("refused", request_id=asked.request_id, kind="too_many_open", of=opened.of)
             return self._error(asked, asking.route, 429, "temporarily_unavailable", "Too many step-ups are open. Finish one, or wait.", 60)
