@@ -66,9 +66,11 @@ class Identity(Running):
         assert shown.json["step"]["kind"] == "captcha", shown.text
         html = await browser.get(page)
         answer = await browser.post(page, {"altcha": payload(shown.json["step"]["data"]), "stepup_token": html.hidden("stepup_token")})
-        while answer.status in (302, 303) and (at_provider(answer.location, self.base) or answer.location.startswith("/continue")):
-            answer = await browser.get(answer.location)
-        return answer
+        while True:
+            onward = answer.headers.get("Refresh", "").partition("url=")[2] or answer.headers.get("Location", "")
+            if not at_provider(onward, self.base) and not onward.startswith("/continue"):
+                return answer
+            answer = await browser.get(onward)
 
     async def push(self, browser: Browser, **changes: str | None) -> str:
         """Push an authorize request (RFC 9126), as the application does; its name."""
@@ -106,11 +108,10 @@ async def identity_provider(
     options: Mapping[str, Any] | None = None, name: str = "127.0.0.1", **changes: Any,
 ) -> AsyncIterator[Identity]:  # fmt: skip
     """oauth: `upstreams.idp.oauth`, OAUTH unless set. options: of provider.mjs. name: the gateway's public host. changes: top-level keys of
-    gateway.yaml."""
-    port = free_port()
-    base = f"http://{name}:{port}"
+    gateway.yaml, `tls` among them."""
+    base = f"{'https' if 'tls' in changes else 'http'}://{name}:{free_port()}"
     async with (
-        provider(issuer=base, redirect_uris=[CALLBACK], **(options or {})) as node,
+        provider(**{"issuer": base, "redirect_uris": [CALLBACK], **(options or {})}) as node,
         before(folder, node.url, base=base, rules=rules, oauth=oauth, clock=clock, **changes) as found,
     ):
         found.node = node
