@@ -33,6 +33,7 @@ from gateway.flow.redeem import GrantTransactions
 from gateway.flow.repository import TICKET_PARAMETER, Transactions
 from gateway.flow.sessions import Sessions
 from gateway.flow.step import Services
+from gateway.flow.transaction import Transaction
 from gateway.flow.visit import Door
 from gateway.lanes.body import read_body
 from gateway.lanes.errand import errand
@@ -336,7 +337,7 @@ class GatewayApp:
         resume = Resume(
             transactions=self.transactions, door=self.door, gate=self.gate, pages=transaction_pages, answers=answers, issuer=self.issuer,
             keyring=lambda: self.keyring, passes=self.passes, trail=self.trail, read_body=reader, answer_limit=spec.limits.answer_body,
-            condition_limit=spec.limits.condition_body,
+            condition_limit=spec.limits.condition_body, leads_away=self._leads_away,
         )  # fmt: skip
         self.site = Site(
             prefix=spec.prefix, continue_path=spec.continue_path, transactions=transaction_pages, resume=resume, answers=answers,
@@ -407,6 +408,12 @@ class GatewayApp:
         """The endpoints of an upstream that is a provider."""
         found = self.live.loaded.spec.upstreams.get(upstream)
         return found.oauth if found is not None else None
+
+    def _leads_away(self, transaction: Transaction) -> bool:
+        """What is resumed is an authorize request, whose answer leads to some client of the provider."""
+        spec = self._oauth(transaction.upstream)
+        path = transaction.target.partition(b"?")[0].decode("latin-1")
+        return spec is not None and path == spec.authorize and not transaction.ticketed
 
     def _go_live(self, live: Live) -> None:
         """The one assignment. Health checks of new pools begin."""

@@ -75,6 +75,14 @@ class WebAnswers:
         headers = (("Location", safe_href(location)), *common_headers())
         return response(Page(303, headers, b""), cookies)
 
+    def onward(self, asked: Asked, target: str, cookies: Sequence[bytes]) -> web.Response:
+        """A page that goes on to a path on this origin by itself. Browsers hold a form to every redirect behind it (CSP `form-action`), and
+        an authorize request leads to whatever client there is: here that chain ends, without a script."""
+        href = safe_href(target)
+        page = self.refusal(asked, "onward", href=href, cookies=cookies)
+        page.headers["Refresh"] = f"0; url={href.replace(chr(34), '%22').replace(chr(39), '%27')}"
+        return page
+
     def bare(self, status: int, kind: str, request_id: str) -> web.Response:
         """For a request that has no readable head: nothing is known of what it can show, so both get few words."""
         title = next((text.title for name, text in TEXTS.items() if name == kind), "This request cannot be served")

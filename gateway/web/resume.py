@@ -41,7 +41,9 @@ class Resume:
     def __init__(
         self, *, transactions: Transactions, door: Door, gate: Gate, pages: TransactionPages, answers: WebAnswers, issuer: Issuer,
         keyring: Callable[[], Keyring], passes: PassCookies, trail: Trail, read_body: ReadBody, answer_limit: int, condition_limit: int,
+        leads_away: Callable[[Transaction], bool],
     ) -> None:  # fmt: skip
+        self._leads_away = leads_away
         self._transactions = transactions
         self._door = door
         self._gate = gate
@@ -181,6 +183,8 @@ class Resume:
             return response(Page(204, common_headers(), b""), cookies)
         if transaction.kind == "script" or transaction.replay == "off":
             return self._answers.refusal(asked, "replay_off", href=transaction.page, about=transaction, cookies=cookies)
+        if self._leads_away(transaction) and wants_page(asked.head):
+            return self._answers.onward(asked, transaction.target.decode("latin-1"), cookies)
         return self._answers.see_other(transaction.target.decode("latin-1"), cookies)
 
     async def _refused(self, asked: Asked, visit: Visit, public: str, private: str, *, status: int | None = None) -> web.Response:

@@ -25,6 +25,7 @@ Kind = Literal[
     "loop",
     "no_subject",
     "not_yours",
+    "onward",
     "replay_off",
     "sending",
     "session_changed",
@@ -171,6 +172,13 @@ TEXTS: Mapping[Kind, Text] = {
         ),
         "stop",
         "Start again here",
+    ),
+    "onward": Text(
+        200,
+        "Confirmed",
+        ("Your sign-in goes on now.", "If nothing happens by itself, use the button."),
+        "done",
+        "Continue",
     ),
     "replay_off": Text(
         200,

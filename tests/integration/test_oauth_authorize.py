@@ -126,11 +126,12 @@ async def test_prompt_none_in_a_request_object_or_a_pushed_request_is_seen(tmp_p
     async with identity_provider(tmp_path, options={"client": client}) as there:
         browser = there.browser()
         await there.sign_in(browser, there.authorize())
-        claims = {"prompt": "none", "client_id": "app", "state": "in-object", "iss": "app", "aud": there.base}
-        signed = jwt.encode({**claims, "exp": time.time() + 60}, key, "ES256", headers={"kid": "k"})
-        silent = await browser.get(there.authorize(request=signed, state="in-object"))
+        asked = dict(parse_qsl(there.authorize(prompt="none", state="in-object").partition("?")[2]))
+        claims = {**asked, "iss": "app", "aud": there.base, "exp": time.time() + 60}
+        signed = jwt.encode(claims, key, "ES256", headers={"kid": "k"})
+        silent = await browser.get("/auth?" + urlencode({"client_id": "app", "request": signed}))
         given = answered(silent)
-        assert (given["error"], given["state"]) == ("interaction_required", "in-object")
+        assert (given["error"], given["state"]) == ("interaction_required", "in-object"), given
         uri = await there.push(browser, prompt="none", state="pushed")
         given = answered(await browser.get("/auth?" + urlencode({"client_id": "app", "request_uri": uri})))
         assert (given["error"], given["state"]) == ("interaction_required", "pushed")

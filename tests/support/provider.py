@@ -66,9 +66,11 @@ class Identity(Running):
         assert shown.json["step"]["kind"] == "captcha", shown.text
         html = await browser.get(page)
         answer = await browser.post(page, {"altcha": payload(shown.json["step"]["data"]), "stepup_token": html.hidden("stepup_token")})
-        while answer.status in (302, 303) and (at_provider(answer.location, self.base) or answer.location.startswith("/continue")):
-            answer = await browser.get(answer.location)
-        return answer
+        while True:
+            onward = answer.headers.get("Refresh", "").partition("url=")[2] or answer.headers.get("Location", "")
+            if not at_provider(onward, self.base) and not onward.startswith("/continue"):
+                return answer
+            answer = await browser.get(onward)
 
     async def push(self, browser: Browser, **changes: str | None) -> str:
         """Push an authorize request (RFC 9126), as the application does; its name."""
@@ -106,19 +108,33 @@ async def identity_provider(
     options: Mapping[str, Any] | None = None, name: str = "127.0.0.1", **changes: Any,
 ) -> AsyncIterator[Identity]:  # fmt: skip
     """oauth: `upstreams.idp.oauth`, OAUTH unless set. options: of provider.mjs. name: the gateway's public host. changes: top-level keys of
-    gateway.yaml."""
-    port, admin_port = free_port(), free_port()
-    base = f"http://{name}:{port}"
-    async with provider(issuer=base, redirect_uris=[CALLBACK], **(options or {})) as node:
-        path = _settings(folder, base, node.url, rules=rules, oauth=OAUTH if oauth is None else oauth, admin_port=admin_port, **changes)
-        app = await GatewayApp.start(read(path), clock=clock)
-        found = Identity(app, base, f"http://127.0.0.1:{admin_port}", node.url, path, clock, node=node)
-        try:
-            yield found
-        finally:
-            for jar in found.jars:
-                await jar.close()
-            await app.close()
+    gateway.yaml, `tls` among them."""
+    base = f"{'https' if 'tls' in changes else 'http'}://{name}:{free_port()}"
+    async with (
+        provider(**{"issuer": base, "redirect_uris": [CALLBACK], **(options or {})}) as node,
+        before(folder, node.url, base=base, rules=rules, oauth=oauth, clock=clock, **changes) as found,
+    ):
+        found.node = node
+        yield found
+
+
+@asynccontextmanager
+async def before(
+    folder: Path, url: str, *, base: str = "", rules: Sequence[Mapping[str, Any]] = (HUMAN,), oauth: Mapping[str, Any] | None = None,
+    clock: Clock | None = None, **changes: Any,
+) -> AsyncIterator[Identity]:  # fmt: skip
+    """A gateway before the upstream `idp` at `url`."""
+    admin_port = free_port()
+    base = base or f"http://127.0.0.1:{free_port()}"
+    path = _settings(folder, base, url, rules=rules, oauth=OAUTH if oauth is None else oauth, admin_port=admin_port, **changes)
+    app = await GatewayApp.start(read(path), clock=clock)
+    found = Identity(app, base, f"http://127.0.0.1:{admin_port}", url, path, clock)
+    try:
+        yield found
+    finally:
+        for jar in found.jars:
+            await jar.close()
+        await app.close()
 
 
 def _settings(
