@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 from urllib.parse import quote, unquote_plus, urlsplit
 
@@ -42,7 +42,7 @@ class Response:
     uri: str = ""
     state: str | None = None
     iss: str | None = None
-    code: str = ""
+    code: str = field(default="", repr=False, compare=False)
 
 
 def in_address(address: str, own: str = "") -> Response | None:
