@@ -25,15 +25,19 @@ from gateway.flow.cookies import PassCookies
 from gateway.flow.gate import Gate
 from gateway.flow.guessing import Guessing
 from gateway.flow.introspection import Introspection
+from gateway.flow.issued import Issued
 from gateway.flow.issuer import Issuer
+from gateway.flow.oauth.memory import OAuthMemory
 from gateway.flow.outside import Outsiders
 from gateway.flow.parking import Parking
 from gateway.flow.ports import Mailer
 from gateway.flow.progress import Progress
+from gateway.flow.redeem import GrantTransactions
 from gateway.flow.remembered import Remembered
 from gateway.flow.repository import TICKET_PARAMETER, Transactions
 from gateway.flow.sessions import Sessions
 from gateway.flow.step import Services
+from gateway.flow.transaction import Transaction
 from gateway.flow.visit import Door
 from gateway.functions.house import House
 from gateway.functions.metadata import RecordedMetadata
@@ -46,9 +50,11 @@ from gateway.lanes.fast import FastConnection, FastLane
 from gateway.lanes.fast.asking import Asking, AskingConnection
 from gateway.lanes.fast.known import Known
 from gateway.lanes.forward_auth import ForwardAuth, integrations
+from gateway.lanes.grants import Grants
 from gateway.lanes.heads import Entrance
 from gateway.lanes.intercept import Interceptor
 from gateway.lanes.listening import listening, renew_certificate, tls_context
+from gateway.lanes.oauth import AnswerWatcher, OAuthRequests, Verdicts
 from gateway.lanes.relay import Relay, Upstream
 from gateway.lanes.server import RunningServer, serve
 from gateway.lanes.slow import SlowLane
@@ -57,6 +63,7 @@ from gateway.lanes.ticket import Tickets
 from gateway.lanes.tunnels import Tunnels
 from gateway.settings.load import Loaded
 from gateway.spec.base import parse_address
+from gateway.spec.oauth import OAuthSpec
 from gateway.spec.sections import GatewaySpec, LimitsSpec
 from gateway.stores import keyring
 from gateway.stores.entropy import SystemEntropy
@@ -210,6 +217,7 @@ class GatewayApp:
             await self._start_admin(spec, *admin)
         if part.public:
             self._held.push_async_callback(self.tickets.drain)
+            self._held.push_async_callback(self.grants.drain)
             for name in spec.forward_auth:
                 key = forward_auth_key(name)
                 if key in where:
@@ -325,7 +333,7 @@ class GatewayApp:
             spec=spec.passes,
             functions=Runner(house, RecordedMetadata(self.records, self.vault), self.entropy, spec.functions),
         )
-        self.door = Door(self.transactions, self.guessing, self.gate)
+        self.door = Door(self.transactions, self.guessing, self.gate, self.entropy)
         self.sessions = Sessions(
             identity=lambda: self.live.identity,
             issuer=self.issuer,
@@ -366,7 +374,7 @@ class GatewayApp:
         resume = Resume(
             arrivals=arrivals, transactions=self.transactions, door=self.door, gate=self.gate, pages=transaction_pages, answers=answers,
             issuer=self.issuer, keyring=lambda: self.keyring, passes=self.passes, trail=self.trail, read_body=reader,
-            answer_limit=spec.limits.answer_body, condition_limit=spec.limits.condition_body, outside=outside,
+            answer_limit=spec.limits.answer_body, condition_limit=spec.limits.condition_body, outside=outside, leads_away=self._leads_away,
         )  # fmt: skip
         introspection = Introspection(
             state=self.state, guessing=self.guessing, transactions=self.transactions, revocations=self.feed, keyring=lambda: self.keyring,
@@ -395,21 +403,37 @@ class GatewayApp:
             ruleset=lambda: self.live.ruleset, outsiders=self.outsiders, transactions=self.transactions, suspender=suspender,
             sessions=self.sessions, gate=self.gate, answers=answers, trail=self.trail, entropy=self.entropy, paths=paths,
         )  # fmt: skip
+        self.issued = Issued(self.state, self.vault)
+        memory = OAuthMemory(self.state, self.vault, spec.passes)
+        verdicts = Verdicts(
+            gate=self.gate, door=self.door, transactions=self.transactions, memory=memory, suspender=suspender, answers=answers,
+            trail=self.trail, issued=self.issued,
+        )  # fmt: skip
+        oauth = OAuthRequests(
+            specs=self._oauth, gate=self.gate, memory=memory, verdicts=verdicts, condition_body=spec.limits.condition_body
+        )
+        watcher = AnswerWatcher(specs=self._oauth, gate=self.gate, memory=memory, verdicts=verdicts, entropy=self.entropy, trail=self.trail)
         relay = Relay(
             upstreams=lambda: self.live.upstreams, sessions=self.sessions, issuer=self.issuer, transactions=self.transactions,
             answers=answers, limits=spec.limits, trusted=self._trusted,
-            tunnels=Tunnels(self.feed, spec.passes, lambda: self.live.rules, self.clock), intercepts=intercepts,
+            tunnels=Tunnels(self.feed, spec.passes, lambda: self.live.rules, self.clock), intercepts=intercepts, watcher=watcher,
         )  # fmt: skip
         self.tickets = Tickets(
             transactions=self.transactions, door=self.door, gate=self.gate, relay=relay, answers=answers, trail=self.trail,
             ended=transaction_pages.ended, closed=transaction_pages.closed, clock=self.clock, condition_limit=spec.limits.condition_body,
+        )  # fmt: skip
+        self.grants = Grants(
+            gate=self.gate, relay=relay, issued=self.issued, answers=answers, trail=self.trail, oauth=self._oauth,
+            transactions=GrantTransactions(self.transactions, self.state, self.vault, self.entropy, lambda: self.keyring),
+            rules=lambda: self.live.rules, limits=spec.limits,
         )  # fmt: skip
         entrance = Entrance("https" if spec.tls else "http", spec.public_url, self._trusted)
         self.lane = SlowLane(
             entrance=entrance, paths=paths, gate=self.gate,
             door=self.door, transactions=self.transactions, suspender=suspender, tickets=self.tickets, relay=relay, answers=answers,
             own_pages=self.site.handle, trail=self.trail, entropy=self.entropy, guessing=self.guessing, clock=self.clock,
-            limits=spec.limits, rules=lambda: self.live.rules, anew=anew, remembered=remembered, intercepts=intercepts,
+            limits=spec.limits, rules=lambda: self.live.rules, anew=anew, remembered=remembered, intercepts=intercepts, oauth=oauth,
+            grants=self.grants,
         )  # fmt: skip
         premises = self._premises = Premises(
             origins=spec.public_url, trusted=self._trusted, prefix=spec.prefix.encode("ascii"),
@@ -443,6 +467,17 @@ class GatewayApp:
 
     def _challenged(self, upstream: str) -> bool:
         return self.live.ruleset.challenged(upstream)
+
+    def _oauth(self, upstream: str) -> OAuthSpec | None:
+        """The endpoints of an upstream that is a provider."""
+        found = self.live.loaded.spec.upstreams.get(upstream)
+        return found.oauth if found is not None else None
+
+    def _leads_away(self, transaction: Transaction) -> bool:
+        """What is resumed is an authorize request, whose answer leads to some client of the provider."""
+        spec = self._oauth(transaction.upstream)
+        path = transaction.target.partition(b"?")[0].decode("latin-1")
+        return spec is not None and path == spec.authorize and not transaction.ticketed
 
     def _go_live(self, live: Live) -> None:
         """The one assignment. Health checks of new pools begin."""

@@ -7,6 +7,7 @@ import ipaddress
 import json
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from gateway.cli.common import MISTAKES, config_option, fail, loaded_or_exit
 from gateway.errors import BadTarget
 from gateway.flow.functions import Calling, Occasion
 from gateway.flow.identity import Identified
+from gateway.flow.protocol import protocol_of
 from gateway.functions.house import House
 from gateway.functions.metadata import NoMetadata
 from gateway.functions.runner import Runner
@@ -28,7 +30,7 @@ from gateway.policy.decide import route
 from gateway.policy.decision import Allow, Asked, Decision, Deny, Need, StepUp
 from gateway.policy.explain import Explanation
 from gateway.policy.explain import explain as explain_request
-from gateway.policy.facts import Body, Facts, Functions
+from gateway.policy.facts import Body, BodyUnavailable, Facts, Functions
 from gateway.settings.load import Loaded
 from gateway.settings.mistakes import nearest
 from gateway.settings.registry import IdentityConfig, KeepsRecord
@@ -224,7 +226,9 @@ def _facts(loaded: Loaded, head: RequestHead, asking: Asking, now: float) -> Fac
         body = Body()
     subject, held = _subject(loaded, head, asking)
     issued = min((proof.at for proof in proofs.values()), default=now) if proofs or held else None
-    return Facts(subject=subject, proofs=proofs, body=body, records=_records(loaded, asking, subject), pass_issued=issued)
+    call = _call(loaded, head, body)
+    records = _records(loaded, asking, subject)
+    return Facts(subject=subject, proofs=proofs, body=body, records=records, pass_issued=issued, protocol=call, call=call)
 
 
 def _records(loaded: Loaded, asking: Asking, subject: Subject) -> dict[str, Any]:
@@ -263,6 +267,14 @@ def _recorded(kind: RecordType, given: str, value: str) -> Any:
             if isinstance(found, str) or isinstance(found, bool) is not (kind == "boolean"):
                 raise ValueError(f"--record {given}: write {'a number' if kind == 'number' else 'true or false'}")
             return found
+
+
+def _call(loaded: Loaded, head: RequestHead, body: Body | BodyUnavailable | None) -> str:
+    """What kind of request it is (flow.protocol)."""
+    chosen = route(head, loaded.ruleset)
+    form = (body.form or body.json) if isinstance(body, Body) else None
+    oauth = loaded.spec.upstreams[chosen.upstream].oauth if chosen is not None else None
+    return protocol_of(head, oauth, form if isinstance(form, Mapping) else None)
 
 
 def _age(loaded: Loaded, name: str, text: str) -> float:

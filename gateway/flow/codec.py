@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from gateway.flow.transaction import Outside, Status, Task, Transaction
+from gateway.flow.transaction import Grant, Outside, Status, Task, Transaction
 from gateway.wire.head import Headers
 from gateway.wire.subject import Proof, Subject
 
@@ -112,6 +112,7 @@ def encode(transaction: Transaction) -> bytes:
         "page": t.page,
         "extended": t.extended, "loop": t.loop, "claims": dict(t.claims), "since": t.since,
         "reason": t.reason, "jti": t.jti, "run": dict(t.run), "outside": _outside(t.outside),
+        "grant": None if t.grant is None else asdict(t.grant),
     })  # fmt: skip
 
 
@@ -132,8 +133,10 @@ def decode(data: bytes) -> Transaction:
         )
         for k in v.pop("tasks")
     )
+    grant = v.pop("grant", None)
     return Transaction(
         tasks=tasks,
+        grant=None if grant is None else Grant(**grant),
         target=base64.b64decode(v.pop("target")),
         rules=tuple(v.pop("rules")),
         status=Status(v.pop("status")),

@@ -17,8 +17,9 @@ from gateway.flow.identity import Identified, Identity
 from gateway.flow.ports import Vault
 from gateway.policy.decide import decide, route
 from gateway.policy.decision import Allow, Decision, Deny, Need, StepUp
-from gateway.policy.facts import Body, BodyUnavailable, Facts, Functions, Ran
-from gateway.policy.model import Route, Ruleset
+from gateway.policy.facts import REDIRECT_CALLBACK, Body, BodyUnavailable, Facts, Functions, Ran
+from gateway.policy.model import Route, Rule, Ruleset
+from gateway.policy.unread import decide_unread, rules_of_path
 from gateway.spec.sections import PassSpec
 from gateway.tokens.passes import Pass, read_pass
 from gateway.wire.cookies import parse_cookies, pass_cookie
@@ -73,6 +74,7 @@ class Gate:
         self._spec = spec
         self._functions = functions
         self._passes: OrderedDict[tuple[str, str], Pass] = OrderedDict()
+        self._at_paths: tuple[Ruleset | None, dict[tuple[str, str], tuple[Rule, ...]]] = None, {}
 
     @property
     def spec(self) -> PassSpec:
@@ -100,9 +102,13 @@ class Gate:
             return None, "pass revoked"
         return held, ""
 
-    async def identify(self, head: RequestHead, upstream: str, now: float, *, own_page: bool = False) -> Identified:
-        """Who a request is from. own_page: it is for a page of ours (see flow.identity)."""
+    async def identify(
+        self, head: RequestHead, upstream: str, now: float, *, own_page: bool = False, kept: Pass | None = None
+    ) -> Identified:
+        """Who a request is from. own_page: it is for a page of ours (see flow.identity). kept: a pass to be taken for one that came along,
+        where none did; the caller has seen that it counts."""
         held, note = self.presented(head, now)
+        held = held or kept
         seen = await self._identity().identify(head, upstream, held, now, own_page=own_page)
         return replace(seen, note=note) if note and not seen.note else seen
 
@@ -120,36 +126,38 @@ class Gate:
 
     async def judge(
         self, head: RequestHead, now: float, read_body: BodyReader, *, identified: Identified | None = None,
-        granted: Mapping[str, Proof] | None = None, protocol: str = "http", occasion: Occasion | None = None,
+        granted: Mapping[str, Proof] | None = None, protocol: str = "http", call: str = "http", occasion: Occasion | None = None,
         functions: Functions | None = None,
     ) -> Judged:  # fmt: skip
         """The decision for a request. Raises StoreUnavailable where it relied on a pass that may have been revoked, or on a record that
         cannot be read.
 
+        protocol: what rule functions are told; call: what kind of request it is, also where that is `redirect-callback` (flow.protocol).
         identified: who it is judged for, worked out from `head` unless given. occasion: what a run of rule functions belongs to, the
         request itself unless given. functions: a run that holds for this request too; where the rules need another, all run again.
         """
         ruleset = self._ruleset()
         chosen = route(head, ruleset)
         identified = identified or await self.identify(head, chosen.upstream if chosen else "", now)
-        granted, run = granted or {}, False
-        body: Body | BodyUnavailable | None = None
-        records: dict[str, Any] = {}
-        judged = self._judge(head, now, identified, ruleset, body, records, granted, protocol, functions)
+        told = call if protocol == REDIRECT_CALLBACK else protocol
+        facts = self._facts(identified, body=None, granted=granted or {}, protocol=protocol, call=told, functions=functions)
+        run = False
+        judged = self._judge(head, now, identified, ruleset, facts)
         while isinstance(need := judged.decision, Need):
             # What one rule needs may come to light when another has what it needs; nothing is gathered twice.
-            if (need.body or (need.functions and _carries_body(head))) and body is None:
-                body = await read_body()
-            elif need.records and not need.records <= records.keys():
-                records |= await self._records.records(need.records, identified.subject)
+            if (need.body or (need.functions and _carries_body(head))) and facts.body is None:
+                facts = replace(facts, body=await read_body())
+            elif need.records and not need.records <= facts.records.keys():
+                found = await self._records.records(need.records, identified.subject)
+                facts = replace(facts, records={**facts.records, **found})
             elif need.functions and not run:
                 run = True
                 upstream = chosen.upstream if chosen else ""
-                calling = Calling(head, body, upstream, identified, granted, occasion or Occasion(protocol), now)
-                functions = await self._run(need.functions, ruleset, calling)
+                calling = Calling(head, facts.body, upstream, identified, facts.granted, occasion or Occasion(protocol), now)
+                facts = replace(facts, functions=await self._run(need.functions, ruleset, calling))
             else:
                 raise AssertionError(f"all is gathered, and it needs {need}")
-            judged = self._judge(head, now, identified, ruleset, body, records, granted, protocol, functions)
+            judged = self._judge(head, now, identified, ruleset, facts)
         return judged
 
     async def _run(self, names: tuple[str, ...], ruleset: Ruleset, calling: Calling) -> Functions:
@@ -164,26 +172,15 @@ class Gate:
 
     def judge_known(
         self, head: RequestHead, now: float, identified: Identified, *, body: Body | BodyUnavailable | None = None,
-        records: Mapping[str, Any] | None = None, granted: Mapping[str, Proof] | None = None, protocol: str = "http",
+        records: Mapping[str, Any] | None = None, granted: Mapping[str, Proof] | None = None, protocol: str = "http", call: str = "http",
     ) -> Judged:  # fmt: skip
         """`judge` where it is known who it is for: waits for nothing, and comes to a Need where `body` is None or a record is missing and
         it matters. Raises StoreUnavailable as `judge` does."""
-        return self._judge(head, now, identified, self._ruleset(), body, records or {}, granted or {}, protocol, None)
+        told = call if protocol == REDIRECT_CALLBACK else protocol
+        facts = self._facts(identified, body=body, records=records, granted=granted or {}, protocol=protocol, call=told)
+        return self._judge(head, now, identified, self._ruleset(), facts)
 
-    def _judge(
-        self, head: RequestHead, now: float, identified: Identified, ruleset: Ruleset, body: Body | BodyUnavailable | None,
-        records: Mapping[str, Any], granted: Mapping[str, Proof], protocol: str, functions: Functions | None,
-    ) -> Judged:  # fmt: skip
-        facts = Facts(
-            subject=identified.subject,
-            proofs=identified.holder.proofs if identified.holder else {},
-            granted=granted,
-            body=body,
-            records=records,
-            protocol=protocol,
-            pass_issued=identified.holder.issued if identified.holder else None,
-            functions=functions,
-        )
+    def _judge(self, head: RequestHead, now: float, identified: Identified, ruleset: Ruleset, facts: Facts) -> Judged:
         decision = decide(head, facts, ruleset, now)
         if isinstance(decision, Deny) and decision.away:
             raise StoreUnavailable(decision.private)
@@ -193,6 +190,35 @@ class Gate:
             and self._stale(identified, now)
             and _matters(decision, head, facts, ruleset, now)
         ):
+            raise StoreUnavailable("the revocation feed is older than 5 s")
+        return Judged(decision, route(head, ruleset), identified, facts)
+
+    def rules_at(self, upstream: str, path: str) -> tuple[Rule, ...]:
+        """The rules that some request for this path may meet, as far as they can be told without the request."""
+        ruleset, known = self._ruleset(), self._at_paths[1]
+        if self._at_paths[0] is not ruleset:
+            known = {}
+            self._at_paths = ruleset, known
+        found = known.get((upstream, path))
+        if found is None:
+            found = known[upstream, path] = rules_of_path(ruleset, upstream, path)
+        return found
+
+    def judge_answer(
+        self, head: RequestHead, upstream: str, now: float, identified: Identified, *, body: Body, protocol: str, unread: bool = False
+    ) -> Judged:
+        """The decision on an answer, by the request that it belongs to. Nobody is spared a step here for being about to log in. Raises
+        StoreUnavailable as `judge` does.
+
+        unread: of the request only its path is known for certain; what its other parts could be counts against it.
+        """
+        ruleset = replace(self._ruleset(), logins=())
+        facts = self._facts(identified, body=body, granted={}, protocol=protocol)
+        if unread:
+            decision = decide_unread(self.rules_at(upstream, head.target.path.decode("latin-1")), upstream, head, facts, ruleset, now)
+        else:
+            decision = decide(head, facts, ruleset, now)
+        if isinstance(decision, Allow | Deny) and decision.relied_on_pass and self._stale(identified, now):
             raise StoreUnavailable("the revocation feed is older than 5 s")
         return Judged(decision, route(head, ruleset), identified, facts)
 
@@ -217,6 +243,23 @@ class Gate:
     def fresh(self, now: float) -> bool:
         """The revocation feed is young enough to rely on a pass."""
         return self._revocations.age(now) <= FEED_MAX_AGE
+
+    def _facts(
+        self, identified: Identified, *, body: Body | BodyUnavailable | None, granted: Mapping[str, Proof], protocol: str, call: str = "",
+        records: Mapping[str, Any] | None = None, functions: Functions | None = None,
+    ) -> Facts:  # fmt: skip
+        holder = identified.holder
+        return Facts(
+            subject=identified.subject,
+            proofs=holder.proofs if holder else {},
+            granted=granted,
+            body=body,
+            records=records or {},
+            protocol=protocol,
+            call=call or protocol,
+            pass_issued=holder.issued if holder else None,
+            functions=functions,
+        )
 
     def _stale(self, identified: Identified, now: float) -> bool:
         return identified.holder is not None and self._revocations.age(now) > FEED_MAX_AGE

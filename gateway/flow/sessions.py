@@ -17,6 +17,7 @@ from gateway.flow.identity import Identified, Identity, Login, SessionSource, by
 from gateway.flow.issuer import Issuer
 from gateway.flow.trail import Trail
 from gateway.spec.sections import PassSpec
+from gateway.tokens.passes import Pass
 from gateway.wire.cookies import format_set_cookie, names_ours, parse_cookies
 from gateway.wire.head import Headers, RequestHead
 
@@ -31,11 +32,12 @@ class Revoker(Protocol):
 @dataclass(frozen=True, slots=True)
 class After:
     """cookies: Set-Cookie values of ours to send. learned: a login just succeeded. identified: who is known from this answer on, None where
-    it is who was known before."""
+    it is who was known before. held: the pass from now on."""
 
     cookies: tuple[bytes, ...] = ()
     learned: bool = False
     identified: Identified | None = None
+    held: Pass | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,19 +100,22 @@ class Sessions:
         source = self.source(upstream)
         held = identified.holder
         if source is None:
-            due = held is not None and self._passes.due(held, asked.now)
-            return After((self._passes.issue(asked.head, replace(held, seen=asked.now), asked.now),)) if due and held else After()
+            if held is None or not self._passes.due(held, asked.now):
+                return After(held=held)
+            held = replace(held, seen=asked.now)
+            return After((self._passes.issue(asked.head, held, asked.now),), held=held)
         observed = await source.observe(head, identified, login, status, headers, asked.now, self._issuer.new_sid())
         if observed.learned and observed.pass_ is not None:
             self._trail.event("login", request_id=asked.request_id, subject=observed.pass_.subject.id, upstream=upstream)
         await self._revoke(asked, observed.revoke)
         if observed.pass_ is not None and (observed.changed or self._passes.due(observed.pass_, asked.now)):
-            cookies = (self._passes.issue(asked.head, replace(observed.pass_, seen=asked.now), asked.now),)
+            seen = replace(observed.pass_, seen=asked.now)
+            cookies = (self._passes.issue(asked.head, seen, asked.now),)
             now = by_pass_alone(observed.pass_) if observed.changed else None
-            return After(cookies, observed.learned, now if now is None or not _arrives(identified, source) else identified)
+            return After(cookies, observed.learned, now if now is None or not _arrives(identified, source) else identified, seen)
         if observed.changed:
             return After((self._passes.clear(asked.head),), identified=identified if _arrives(identified, source) else Identified())
-        return After()
+        return After(held=observed.pass_)
 
     async def end(self, asked: Asked, upstream: str, identified: Identified) -> Parting:
         """End the app session: log out at the upstream where a path for that is configured, forget the session here and in the browser."""

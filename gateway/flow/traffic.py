@@ -33,10 +33,11 @@ class UpstreamTraffic:
 
     statuses: answers by their first digit. sent, received: bytes of bodies and tunnels, to the upstream and to clients. waited: seconds
     from seeking a connection to the head of the answer. own: what the gateway took before that (a body that rules look into is waited for
-    there) and behind it, until the answer's head was on its way. tunnels: open now; closed: those that ended, by why.
+    there) and behind it, until the answer's head was on its way. tunnels: open now; closed: those that ended, by why. holding: answers that
+    are held now to be looked into; held: their bytes, of all that were.
     """
 
-    __slots__ = ("closed", "own", "received", "retries", "sent", "statuses", "tunnels", "waited")
+    __slots__ = ("closed", "held", "holding", "own", "received", "retries", "sent", "statuses", "tunnels", "waited")
 
     def __init__(self) -> None:
         self.statuses = [0] * 6
@@ -47,6 +48,8 @@ class UpstreamTraffic:
         self.retries = 0
         self.tunnels = 0
         self.closed: dict[str, int] = {}
+        self.holding = 0
+        self.held = 0
 
     def exchange(self, status: int, waited: float, own: float, sent: int, received: int) -> None:
         """An answer came and is over, whole or not. status: 100 to 599; seconds; bytes of the two bodies."""

@@ -59,7 +59,7 @@ TRANSITIONS: Mapping[tuple[Status, Event], Status] = {
 
 OPEN = frozenset({Status.PENDING, Status.READY})
 
-Kind = Literal["navigation", "script"]
+Kind = Literal["navigation", "script", "grant"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +108,26 @@ class Outside:
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """A call of a token endpoint that waits to be repeated (see docs/decisions/0050). client: its id, shown to people. protocol: see
+    flow.protocol. call: keyed hash of what the repeated call must be equal to. authorization: keyed hash of the client's `Authorization`,
+    "" where it sent none. claimed: keyed hash of the cookie of the one browser that may look at it beside the client, "" for none yet.
+    """
+
+    client: str
+    protocol: str
+    call: str
+    authorization: str = ""
+    claimed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Transaction:
     """`id` is the SHA-256 of the state, base64url; the state itself is known to the browser only.
 
     binding: keyed hash of what may finish it (the browser cookie or an Authorization value). kind: "navigation" stores
-    the request and resumes it; "script" stores no body and only reissues the pass. stored: a request is stored.
+    the request and resumes it; "script" stores no body and only reissues the pass; "grant" belongs to a client without cookies, which
+    repeats its call (then `grant` is set). stored: a request is stored.
     awaits_login: a subject is needed first. ticketed: resumes by a one-use ticket (else GET is just repeated). late_subject: the subject
     came after the suspension. session: digest of the app session at the suspension ("" for none); holder: sid of the pass that spoke for
     it, "" for nobody's. page: where the user came from (path), for cancel and replay: off.
@@ -151,6 +166,7 @@ class Transaction:
     jti: str = ""
     run: Mapping[str, Any] = field(default_factory=dict)
     outside: Outside | None = None
+    grant: Grant | None = None
 
     @property
     def current(self) -> Task | None:

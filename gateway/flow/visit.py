@@ -10,12 +10,15 @@ from typing import Literal
 
 from gateway.errors import Conflict
 from gateway.flow.asked import Asked
-from gateway.flow.browser import holds, known_browser
+from gateway.flow.browser import browser_for, holds, known_browser
 from gateway.flow.gate import Gate
 from gateway.flow.guessing import Guessing, Throttled
 from gateway.flow.identity import Identified
+from gateway.flow.ports import Entropy
+from gateway.flow.redeem import with_grant
 from gateway.flow.repository import Found, Transactions
-from gateway.flow.transaction import Status, Transaction
+from gateway.flow.transaction import Grant, Status, Transaction
+from gateway.wire.media import navigation
 
 Wrong = Literal["unknown", "not_yours", "throttled", "subject_changed", "session_changed"]
 
@@ -32,20 +35,27 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A transaction of this browser, and who is looking at it now. needs_login: a subject is still awaited."""
+    """A transaction of this browser, and who is looking at it now. needs_login: a subject is still awaited.
+
+    client: it is the client of a token endpoint that looks, not the browser that was sent to do its steps. cookie: a Set-Cookie value for
+    the browser that has just claimed it.
+    """
 
     found: Found
     identified: Identified
     needs_login: bool = False
+    client: bool = False
+    cookie: bytes | None = None
 
 
 class Door:
     """May raise StoreUnavailable."""
 
-    def __init__(self, transactions: Transactions, guessing: Guessing, gate: Gate) -> None:
+    def __init__(self, transactions: Transactions, guessing: Guessing, gate: Gate, entropy: Entropy) -> None:
         self._transactions = transactions
         self._guessing = guessing
         self._gate = gate
+        self._entropy = entropy
 
     async def enter(self, asked: Asked, id_: str, *, own_page: bool = False) -> Visit | Closed:
         """The transaction, if this request may touch it. One that has ended is shown to its browser whoever is logged in now.
@@ -53,15 +63,16 @@ class Door:
         own_page: the request is for a page of ours, where the application's cookie may be missing because of its `Path`.
         """
         found = await self._transactions.load(id_, asked.now)
+        if found is not None and found.transaction.grant is not None and found.transaction.origin == asked.head.origin:
+            return await self._at_grant(found, found.transaction.grant, asked)
         secrets = known_browser(asked.head)
         bindings = [b for s in secrets for b in self._transactions.bindings(s)]
         if found is None or not holds(bindings, found.transaction.binding) or found.transaction.origin != asked.head.origin:
-            throttled = await self._guessing.foreign(asked.head.client_ip, asked.now)
-            if isinstance(throttled, Throttled):
-                return Closed("throttled", "too many foreign states from this address", throttled.retry_after)
             if found is None:
-                return Closed("unknown", "no such transaction")
-            return Closed("not_yours", "no cookie came along" if not secrets else "another browser's transaction")
+                return await self._foreign(asked, Closed("unknown", "no such transaction"))
+            return await self._foreign(
+                asked, Closed("not_yours", "no cookie came along" if not secrets else "another browser's transaction")
+            )
         transaction = found.transaction
         if transaction.outside is not None and transaction.outside.told:
             return Visit(found, Identified())  # its subject stands in the token that began it: who is logged in here is of no account
@@ -81,6 +92,34 @@ class Door:
         if transaction.session and not _same_session(transaction, identified):
             return Closed("session_changed", "the app session is another one now", transaction=transaction)
         return Visit(found, identified)
+
+    async def _at_grant(self, found: Found, grant: Grant, asked: Asked) -> Visit | Closed:
+        """A call of a token endpoint waits here (docs/decisions/0050). Its client knows the state, and shows the Authorization value that
+        it had sent; beside it one browser may look: the first that opens the page. Neither a pass nor a session plays a part."""
+        head, who = asked.head, Identified(subject=found.transaction.subject)
+        shown = self._transactions.bindings("authorization:" + (head.get("authorization") or ""))
+        page = navigation(head) in ("navigation", "frame")
+        if not page and (not grant.authorization or grant.authorization in shown):
+            return Visit(found, who, client=True)
+        cookies = [b for s in known_browser(head) if s.startswith("cookie:") for b in self._transactions.bindings(s)]
+        if grant.claimed and holds(cookies, grant.claimed):
+            return Visit(found, who)
+        if grant.claimed or navigation(head) != "navigation" or head.method != "GET" or not found.transaction.open:
+            return await self._foreign(asked, Closed("not_yours", "neither the client nor the browser that opened it first"))
+        browser = browser_for(head, self._entropy.token(), script=False)
+        claimed = with_grant(found.transaction, claimed=self._transactions.binding(browser.secret))
+        try:
+            version = await self._transactions.save(claimed, found.version, asked.now)
+        except Conflict:
+            return await self.enter(asked, found.transaction.id)
+        return Visit(Found(claimed, version), who, cookie=browser.set_cookie)
+
+    async def _foreign(self, asked: Asked, closed: Closed) -> Closed:
+        """No way in, after it was counted against the address."""
+        throttled = await self._guessing.foreign(asked.head.client_ip, asked.now)
+        if isinstance(throttled, Throttled):
+            return Closed("throttled", "too many foreign states from this address", throttled.retry_after)
+        return closed
 
     async def _claim(self, found: Found, identified: Identified, asked: Asked, *, own_page: bool) -> Visit | Closed:
         """Somebody logged in: the transaction is theirs from now on."""

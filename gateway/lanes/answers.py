@@ -41,6 +41,16 @@ class Answers(Protocol):
     ) -> web.Response:
         """The 401 of design.md part 5 for whoever cannot be redirected."""
 
+    def interaction_required(
+        self, asked: Asked, transaction: Transaction | None, state: str | None, steps: Sequence[str], *, cors: Sequence[str] = ()
+    ) -> web.Response:
+        """What a token endpoint answers while steps are open. transaction, state: None where nobody is known for whom they could be run."""
+
+    def oauth_error(
+        self, asked: Asked, status: int, error: str, description: str, *, retry_after: int | None = None, cors: Sequence[str] = ()
+    ) -> web.Response:
+        """An error of a token endpoint (RFC 6749 §5.2)."""
+
     def see_other(self, location: str, cookies: Sequence[bytes] = ()) -> web.Response:
         """303 to a path on this origin."""
 

@@ -29,6 +29,14 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """How much of an answer's body is held at most, in bytes, and for how long it may take to arrive, in seconds."""
+
+    limit: int
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
 class Exchange:
     """What to send and what to do with the answer.
 
@@ -37,6 +45,8 @@ class Exchange:
     on_head: gets the head of the answer (also of a 101) as it came and returns the headers that the client shall get.
     outlive: a client that goes does not end the exchange; the answer is then read and dropped.
     on_tunnel: gets the handle of a tunnel before bytes flow.
+    hold: says whether the body of an answer is read before the client gets any of it. on_held: gets the head, the headers that `on_head`
+    made, what was read, and whether that is all; it returns the headers that the client shall get.
     traffic: where the exchange is counted.
     """
 
@@ -47,6 +57,8 @@ class Exchange:
     on_head: Callable[[ResponseHead], Awaitable[Headers]]
     outlive: bool = False
     on_tunnel: Callable[[Tunnel], None] | None = None
+    hold: Callable[[ResponseHead], Hold | None] | None = None
+    on_held: Callable[[ResponseHead, Headers, bytes, bool], Awaitable[Headers]] | None = None
     traffic: UpstreamTraffic = field(default_factory=UpstreamTraffic)
 
 
@@ -66,8 +78,8 @@ async def forward(
     """Send `exchange` to the upstream of `pool` and its answer to the client of `request`. Returns when the answer is out.
 
     `connection` must come from `pool.acquire`; forward releases it in any case.
-    Before the head of an answer has come: raises UpstreamUnreachable (nothing was sent), UpstreamBroke, UpstreamTimeout,
-    BodyTooLarge, BodyTimeout, ClientGone, BadTarget; the client has got nothing but 1xx then and can be answered.
+    Before the head of an answer has come, or while it is held: raises UpstreamUnreachable (nothing was sent), UpstreamBroke,
+    UpstreamTimeout, BodyTooLarge, BodyTimeout, ClientGone, BadTarget; the client has got nothing but 1xx then and can be answered.
     Behind it nothing of these is raised: the client's connection is cut and `Relayed.fault` says why.
     """
     given = connection is not None
@@ -254,11 +266,18 @@ class _Attempt:
     async def _relay(self, head: ResponseHead, headers: Headers) -> Relayed:
         answer, body = self._answer, self._exchange.body
         fault: GatewayError | None = None
+        held: list[bytes | bytearray] = []
+        hold = self._exchange.hold(head) if self._exchange.hold is not None else None
+        if hold is not None and self._exchange.on_held is not None:
+            held, whole = await self._hold(hold)
+            headers = await self._exchange.on_held(head, headers, b"".join(held), whole)
         if answer is not None:
             # A client that waits for a 100 and gets a final answer may or may not send its body: nobody can tell what comes next.
             unasked = body.present and body.untouched and "expect" in self._request.headers
             answer.start(head, headers, last=unasked)
         try:
+            for early in held:
+                await self._pass(early)
             piece = self._upstream.read_ready()
             while piece != b"":
                 if piece is None:
@@ -276,6 +295,26 @@ class _Attempt:
                 answer.cut()
         keep_alive = answer is not None and answer.keep_alive
         return Relayed(head, keep_alive=keep_alive, sent=answer.sent if answer is not None else 0, fault=fault)
+
+    async def _hold(self, hold: Hold) -> tuple[list[bytes | bytearray], bool]:
+        """What is held of the body, and whether it is all of it."""
+        traffic, held, size = self._exchange.traffic, [], 0
+        traffic.holding += 1
+        try:
+            async with asyncio.timeout(hold.timeout):
+                while piece := await self._upstream.read(self._spec.idle_timeout):
+                    held.append(piece)
+                    size += len(piece)
+                    if size > hold.limit:
+                        return held, False
+        except TimeoutError as error:
+            raise UpstreamTimeout(
+                f"{self._upstream.endpoint.url}: the answer, held to be looked into, did not come in {hold.timeout:g} s"
+            ) from error
+        finally:
+            traffic.holding -= 1
+            traffic.held += size
+        return held, True
 
     async def _pass(self, piece: bytes | bytearray) -> None:
         """Bytes of the answer to the client; b"" sends the head alone."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 
 from aiohttp import web
 
@@ -18,11 +19,11 @@ from gateway.flow.gate import Judged
 from gateway.flow.identity import Identified, Login, SessionSource
 from gateway.flow.issuer import Issuer
 from gateway.flow.repository import Transactions, transaction_id
-from gateway.flow.sessions import Sessions
+from gateway.flow.sessions import After, Sessions
 from gateway.flow.traffic import UpstreamTraffic
 from gateway.lanes.answers import Answers
 from gateway.lanes.body import Body, ClientBody, GivenBody
-from gateway.lanes.forward import Exchange, Relayed, forward
+from gateway.lanes.forward import Exchange, Hold, Relayed, forward
 from gateway.lanes.intercept import TAKEN, Interceptor, Seen
 from gateway.lanes.pool import UpstreamPool
 from gateway.lanes.tunnels import Tunnels
@@ -44,6 +45,28 @@ class Diverted(Exception):
         self.response = response
 
 
+class Watch(Protocol):
+    """Whoever looks into one answer of an upstream before the client gets any of it. `head` and `held` return the headers that the client
+    shall get, or raise Diverted."""
+
+    quiet: bool
+    """The client gets no pass of ours with this answer."""
+
+    def request(self, headers: Headers) -> Headers:
+        """The headers of the request, for an answer that can be read."""
+
+    async def head(self, answer: ResponseHead, edited: Headers, after: After) -> Headers: ...
+
+    def hold(self, answer: ResponseHead) -> Hold | None:
+        """Whether its body is to be held, and how much of it. Asked behind `head`."""
+
+    async def held(self, answer: ResponseHead, edited: Headers, body: bytes, whole: bool) -> Headers: ...
+
+
+Watcher = Callable[[Asked, RequestHead, Judged], Awaitable[Watch | None]]
+"""Gets a request that is about to go out (the second is what the upstream gets); None: its answer passes unseen."""
+
+
 @dataclass(frozen=True, slots=True)
 class Upstream:
     """One upstream as the lane uses it. identity: configured identity headers, folded; nobody but a trusted proxy may send them."""
@@ -57,9 +80,10 @@ class Upstream:
 class Relay:
     def __init__(
         self, *, upstreams: Callable[[], dict[str, Upstream]], sessions: Sessions, issuer: Issuer, transactions: Transactions,
-        answers: Answers, limits: LimitsSpec, trusted: Networks, tunnels: Tunnels, intercepts: Interceptor,
+        answers: Answers, limits: LimitsSpec, trusted: Networks, tunnels: Tunnels, intercepts: Interceptor, watcher: Watcher,
     ) -> None:  # fmt: skip
         self._intercepts = intercepts
+        self._watcher = watcher
         self._tunnels = tunnels
         self._upstreams = upstreams
         self._sessions = sessions
@@ -74,6 +98,21 @@ class Relay:
 
     def pool(self, upstream: str) -> UpstreamPool:
         return self._upstreams()[upstream].pool
+
+    def upstream(self, name: str) -> Upstream:
+        return self._upstreams()[name]
+
+    def outgoing(self, asked: Asked, judged: Judged, identified: Identified, steps: tuple[str, ...]) -> Headers:
+        """The header fields of a request as its upstream gets them, for a caller that sends it by itself."""
+        assert judged.route is not None, "what has no route is refused"  # noqa: S101 - decide() never allows it
+        upstream = self._upstreams()[judged.route.upstream]
+        return self._headers(asked, asked.head, judged, identified, upstream, steps=steps, gated=True)
+
+    async def incoming(self, asked: Asked, judged: Judged, identified: Identified, answer: ResponseHead, *, gated: bool) -> Headers:
+        """The header fields of an answer to it as the client gets them."""
+        assert judged.route is not None, "what has no route is refused"  # noqa: S101 - decide() never allows it
+        upstream = self._upstreams()[judged.route.upstream]
+        return await self._on_head(asked, asked.head, judged, upstream, identified, None, None, None, gated=gated)(answer)
 
     async def forward(
         self, request: web.BaseRequest, asked: Asked, judged: Judged, incoming: ClientBody, *, steps: tuple[str, ...], gated: bool
@@ -138,12 +177,16 @@ class Relay:
                 if connection is not None:
                     upstream.pool.release(connection)
                 raise
+        watch = await self._watcher(asked, head, judged)
+        headers = self._headers(asked, head, judged, identified, upstream, steps=steps, gated=gated)
         exchange = Exchange(
             method=head.method,
             target=head.target.raw,
-            headers=self._headers(asked, head, judged, identified, upstream, steps=steps, gated=gated),
+            headers=headers if watch is None else watch.request(headers),
             body=body,
-            on_head=self._on_head(asked, head, judged, upstream, identified, login, answered, gated=gated),
+            on_head=self._on_head(asked, head, judged, upstream, identified, login, answered, watch, gated=gated),
+            hold=watch.hold if watch is not None else None,
+            on_held=watch.held if watch is not None else None,
             outlive=connection is not None,
             on_tunnel=partial(self._tunnels.watch, judged, asked.now),
             traffic=upstream.traffic,
@@ -183,7 +226,7 @@ class Relay:
 
     def _on_head(
         self, asked: Asked, head: RequestHead, judged: Judged, upstream: Upstream, identified: Identified, login: Login | None,
-        answered: Callable[[], Awaitable[None]] | None, *, gated: bool,
+        answered: Callable[[], Awaitable[None]] | None, watch: Watch | None, *, gated: bool,
     ) -> Callable[[ResponseHead], Awaitable[Headers]]:  # fmt: skip
         name = judged.route.upstream if judged.route else ""
         watched = self._intercepts.watches(name)
@@ -192,7 +235,7 @@ class Relay:
             if answered is not None:
                 await answered()
             after = await self._sessions.after_answer(asked, head, name, identified, login, answer.status, answer.headers)
-            cookies = tuple((b"Set-Cookie", c) for c in after.cookies)
+            cookies = () if watch is not None and watch.quiet else tuple((b"Set-Cookie", c) for c in after.cookies)
             rewrite = replace(upstream.rewrite, public=asked.head.origin) if upstream.rewrite else None
             edited = response_for_client(answer.headers, names=answer.names, gated=gated, rewrite=rewrite, added=cookies)
             if answer.status == 101:
@@ -205,7 +248,7 @@ class Relay:
             if after.learned and navigation(asked.head) == "navigation" and (state := await self._waiting(asked)) is not None:
                 given = tuple(v for n, v in edited if n.lower() == b"set-cookie")
                 raise Diverted(self._answers.see_other(self._answers.transaction_path(state), given))
-            return edited
+            return edited if watch is None else await watch.head(answer, edited, after)
 
         return edit
 

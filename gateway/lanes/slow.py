@@ -33,8 +33,10 @@ from gateway.lanes.answers import Answers
 from gateway.lanes.body import BodyTimeout, ClientBody
 from gateway.lanes.faults import refusal
 from gateway.lanes.forward import Relayed
+from gateway.lanes.grants import Grants
 from gateway.lanes.heads import Entrance, Unreadable, read_head, shown_path
 from gateway.lanes.intercept import Interceptor
+from gateway.lanes.oauth import OAuthRequests
 from gateway.lanes.relay import Diverted, Relay
 from gateway.lanes.suspend import Paths, Suspender, same_target
 from gateway.lanes.ticket import Tickets
@@ -63,9 +65,10 @@ class SlowLane:
         self, *, entrance: Entrance, paths: Paths, gate: Gate, door: Door, transactions: Transactions, suspender: Suspender,
         tickets: Tickets, relay: Relay, answers: Answers, own_pages: OwnPages, trail: Trail, entropy: Entropy, guessing: Guessing,
         clock: Callable[[], float], limits: LimitsSpec, rules: Callable[[], Mapping[str, Rule]], anew: Anew, remembered: Remembered,
-        intercepts: Interceptor,
+        intercepts: Interceptor, oauth: OAuthRequests, grants: Grants,
     ) -> None:  # fmt: skip
         self._intercepts = intercepts
+        self._oauth = oauth
         self._entrance = entrance
         self._paths = paths
         self._gate = gate
@@ -84,6 +87,7 @@ class SlowLane:
         self._rules = rules
         self._anew = anew
         self._remembered = remembered
+        self._grants = grants
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request, whatever happens."""
@@ -152,10 +156,16 @@ class SlowLane:
 
     async def _gated(self, request: web.BaseRequest, asked: Asked, incoming: ClientBody | None = None) -> web.StreamResponse:
         incoming = incoming or self.body(request)
+        granted = await self._grants.serve(request, asked, incoming)
+        if granted is not None:
+            return granted
 
         async def forward(judged: Judged, steps: tuple[str, ...], *, gated: bool) -> web.StreamResponse:
             return await self._relay.forward(request, asked, judged, incoming, steps=steps, gated=gated)
 
+        authorization = await self._oauth.authorization(asked, incoming)
+        if authorization is not None:  # its rules are for the answer
+            return await forward(*authorization, gated=True)
         return await self.decided(asked, incoming, self.reader(asked, incoming), forward)
 
     def body(self, request: web.BaseRequest) -> ClientBody:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from aiohttp import web
@@ -69,9 +69,13 @@ class Suspender:
         self._patience = patience
 
     async def suspend(
-        self, asked: Asked, judged: Judged, decision: StepUp, incoming: ClientBody | None, *, can_login: bool
+        self, asked: Asked, judged: Judged, decision: StepUp, incoming: ClientBody | None, *, can_login: bool, replayed: bool = True
     ) -> web.Response:
-        """Open a transaction for a request, or say why not. incoming: None where the body is gone; `replay` is off then."""
+        """Open a transaction for a request, or say why not. incoming: its body, None for a GET's or where it is gone
+        (`replay` is off then).
+
+        replayed: False where the browser asks again in any case, with its cookies of then, and nothing takes the place of what it sends.
+        """
         head = asked.head
         steps = [a.step for a in decision.asked]
         # RFC 9470 §3: what is asked `once` was never proved recently enough.
@@ -115,6 +119,9 @@ class Suspender:
                 return self._answers.refusal(asked, "too_large", limit=self._transactions.spec.max_body)
         state = self._transactions.new_state()
         transaction = self._new(asked, judged, decision, transaction_id(state), browser, script=script, loop=key)
+        if not replayed:
+            tasks = tuple(task for task in transaction.tasks if task.step != CONFIRM)
+            transaction = replace(transaction, replay="auto", ticketed=False, tasks=tasks)
         stored = StoredRequest(
             method=head.method, target=head.target.raw, headers=head.headers, body=stored_body, scheme=head.scheme,
             host=head.host, client_ip=head.client_ip, peer=head.peer,

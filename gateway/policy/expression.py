@@ -150,6 +150,8 @@ class Expression:
                 return view.head.host
             case "request", "ip":
                 return view.head.client_ip
+            case "request", "protocol":
+                return facts.call
             case "request", "headers":
                 return _entry({name: ", ".join(values) for name, values in view.header[0].items()}, reference.name)
             case "request", "query":

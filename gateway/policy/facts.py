@@ -94,7 +94,8 @@ class Facts:
 
     proofs: what the pass proved (empty where the pass is not this subject's). granted: steps proved in the
     transaction that is being resumed; they count whatever their age, also for `once`.
-    protocol: "http", or "redirect-callback" when rules run again at /continue. functions: None = not run yet.
+    protocol: what kind of request it is (flow.protocol), or "redirect-callback" when rules run again at /continue. call: the kind in either
+    case: `request.protocol` of conditions. functions: None = not run yet.
     """
 
     subject: Subject = NOBODY
@@ -103,5 +104,6 @@ class Facts:
     body: Body | BodyUnavailable | None = None
     records: Mapping[str, Any] = field(default_factory=dict)
     protocol: str = "http"
+    call: str = "http"
     pass_issued: float | None = None
     functions: Functions | None = None

@@ -57,7 +57,17 @@ class Vocabulary:
 MAP: Final = "map"
 PLAIN: Final = "plain"
 FIELDS: Final[Mapping[str, Mapping[str, str]]] = {
-    "request": {"method": PLAIN, "host": PLAIN, "path": PLAIN, "ip": PLAIN, "query": MAP, "headers": MAP, "form": MAP, "json": MAP},
+    "request": {
+        "method": PLAIN,
+        "host": PLAIN,
+        "path": PLAIN,
+        "ip": PLAIN,
+        "protocol": PLAIN,
+        "query": MAP,
+        "headers": MAP,
+        "form": MAP,
+        "json": MAP,
+    },
     "subject": {"id": PLAIN, "source": PLAIN, "claims": MAP},
     "pass": {"age": PLAIN, "steps": MAP},
 }

@@ -16,13 +16,16 @@ from gateway.settings.mistakes import Report, Source, nearest
 from gateway.settings.places import Loc
 from gateway.settings.registry import KeepsRecord, Registry
 from gateway.spec.base import Spec, parse_address, parse_origin
+from gateway.spec.oauth import OAuthSpec
 from gateway.spec.rules import RuleSpec
 from gateway.spec.sections import GatewaySpec
+from gateway.wire.cookies import OWN_COOKIES
 
 MAX_LOGO = 16_384
 MAX_CLAIMED = 200
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
+_COOKIE = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}")  # RFC 6265 §4.1.1, RFC 9110 §5.6.2
 _ADDRESS = re.compile(r"[^\s@<>]+@[^\s@<>]+|[^<>\r\n]*<[^\s@<>]+@[^\s@<>]+>")
 
 
@@ -135,12 +138,35 @@ def _upstreams(report: Report, source: Source, spec: GatewaySpec) -> None:
                 _ = parts.port
             except ValueError:
                 report.add(source, at, "the port is not a number from 0 to 65535")
+        if upstream.oauth is not None:
+            _oauth(report, source, spec, ("upstreams", name, "oauth"), upstream.oauth)
         tls = upstream.tls
         if tls is not None:
             if not any(url.lower().startswith("https:") for url in upstream.url):
                 report.add(source, ("upstreams", name, "tls"), "is for https:// URLs, and there is none here")
             if (tls.cert_file is None) != (tls.key_file is None):
                 report.add(source, ("upstreams", name, "tls"), "`cert_file` and `key_file` come together")
+
+
+def _oauth(report: Report, source: Source, spec: GatewaySpec, at: Loc, oauth: OAuthSpec) -> None:
+    paths = {key: path for key in ("authorize", "token", "resource_owner", "par") if (path := getattr(oauth, key)) is not None}
+    if not paths:
+        report.add(source, at, "names no endpoint; write `authorize`, `token`, `resource_owner` or `par`", key=True)
+    taken = {spec.continue_path: "`continue_path`"}
+    for key, path in paths.items():
+        if path == spec.prefix or path.startswith(spec.prefix + "/"):
+            report.add(source, (*at, key), f"lies under `prefix` ({spec.prefix})")
+        elif (other := taken.setdefault(path, f"`{key}`")) != f"`{key}`":
+            report.add(source, (*at, key), f"is the path of {other} already")
+    if oauth.par is not None and oauth.authorize is None:
+        report.add(source, (*at, "par"), "is of no use without `authorize`")
+    for name in oauth.session_cookie:
+        if not _COOKIE.fullmatch(name) or name in OWN_COOKIES:
+            report.add(source, (*at, "session_cookie"), f'"{name}" is not the name of a cookie of the provider')
+    if oauth.session_cookie and oauth.authorize is None:
+        report.add(source, (*at, "session_cookie"), "is of no use without `authorize`")
+    if oauth.authorize is not None and not oauth.session_cookie:
+        report.warn(source, (*at, "authorize"), "without `session_cookie` a silent renewal in another site's frame is always refused")
 
 
 def check_outside(report: Report, source: Source, spec: GatewaySpec, rules: Iterable[tuple[Source, int, RuleSpec]]) -> None:

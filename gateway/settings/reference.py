@@ -44,6 +44,8 @@ _MEANINGS: Final[Mapping[str, str]] = {
     "request.host": "The host, without port.",
     "request.path": "The path. Of several readings of a target, `require` and `deny` are met by any, `allow` by all.",
     "request.ip": 'The client\'s address; `request.ip.in_network("10.0.0.0/8")`.',
+    "request.protocol": "`http`, or at OAuth endpoints (`upstreams.<name>.oauth`) what kind of call it is: `oauth2-password`, "
+    "`oauth2-refresh-token`, `oauth2-resource-owner`, `oidc-basic-profile`, …",
     "request.query": "Query parameters by name: text, or a list of texts where a name stands more than once.",
     "request.headers": "Header fields by lower-case name; fields of one name are joined by `, `.",
     "request.form": "Fields of a form by name, like `request.query`. Read up to `limits.condition_body`; what is larger counts as met.",

@@ -14,7 +14,7 @@ from gateway.settings.mistakes import nearest
 from gateway.settings.places import Loc
 from gateway.spec.base import format_duration, parse_duration
 
-LATER_KEYS = frozenset({"oauth"})
+LATER_KEYS: frozenset[str] = frozenset()
 NOT_YET = "not in this version"
 
 _PATTERNS = {

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field
 
 from gateway.spec.base import Address, Bool, Duration, HttpUrl, Int, Many, Network, Origin, PlainPath, Size, Spec
 from gateway.spec.introspection import IntrospectionSpec
+from gateway.spec.oauth import OAuthSpec
 from gateway.spec.outside import BeginSpec
 from gateway.spec.rules import RouteSpec, RuleSpec
 
@@ -61,6 +62,9 @@ class UpstreamSpec(Spec):
         "so they must be named.",
     )
     tls: UpstreamTlsSpec | None = Field(None, description="For https URLs.")
+    oauth: OAuthSpec | None = Field(
+        None, description="It is an OAuth or OpenID provider, with these endpoints. Served by the slow lane wholly."
+    )
     health: HealthSpec = Field(default_factory=HealthSpec, description="Health checks.")
     connect_timeout: Duration = Field(5.0, description="Time for making a connection; 502 above.")
     first_byte_timeout: Duration = Field(60.0, description="Time from the end of the request to the head of the answer; 504 above.")

@@ -23,6 +23,10 @@ class Metrics:
         self.upstream = Counter(
             "stepup_upstream_errors", "Upstream faults by upstream and kind.", ["upstream", "kind"], registry=self.registry
         )
+        self.authorizations = Counter(
+            "stepup_authorization_responses", "Authorization responses of OAuth upstreams, by what became of them.",
+            ["upstream", "outcome"], registry=self.registry,
+        )  # fmt: skip
         self.reloads = Counter("stepup_reloads", "Configuration reloads by outcome.", ["outcome"], registry=self.registry)
         self.closed = Counter(
             "stepup_client_closed", "Client connections ended without need of a refusal, by reason.", ["reason"], registry=self.registry

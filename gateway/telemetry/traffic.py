@@ -31,6 +31,8 @@ class TrafficCollector(Collector):
             "stepup_upstream_seconds", "From seeking a connection to the head of the upstream's answer.", labels=["upstream"]
         )
         own = HistogramMetricFamily("stepup_gateway_seconds", "What the gateway took by itself.", labels=["upstream"])
+        holding = GaugeMetricFamily("stepup_held_answers", "Answers that are held now to be looked into.", labels=["upstream"])
+        held = CounterMetricFamily("stepup_held_bytes", "Bytes of answers that were held.", labels=["upstream"])
         for name, counts in self._traffic.upstreams.items():
             for digit, count in enumerate(counts.statuses):
                 if count:
@@ -39,11 +41,14 @@ class TrafficCollector(Collector):
             sizes.add_metric([name, "client"], counts.received)
             retries.add_metric([name], counts.retries)
             tunnels.add_metric([name], counts.tunnels)
+            if counts.held or counts.holding:
+                holding.add_metric([name], counts.holding)
+                held.add_metric([name], counts.held)
             for reason, count in counts.closed.items():
                 closed.add_metric([name, reason], count)
             waited.add_metric([name], _buckets(counts.waited), counts.waited.total)
             own.add_metric([name], _buckets(counts.own), counts.own.total)
-        yield from (answers, sizes, retries, closed, tunnels, waited, own)
+        yield from (answers, sizes, retries, closed, tunnels, waited, own, holding, held)
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:

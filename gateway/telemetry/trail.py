@@ -88,9 +88,11 @@ class Telemetry:
                 self._metrics.rules.labels(str(fields.get("rule", "")), "shadow").inc()
             case "transaction":
                 self._metrics.transactions.labels(str(fields.get("outcome", ""))).inc()
+            case "authorization":
+                self._metrics.authorizations.labels(str(fields.get("upstream", "")), str(fields.get("outcome", ""))).inc()
             case _:
                 pass
-        quiet = name in ("transaction", "shadow", "login", "introspected")
+        quiet = name in ("transaction", "authorization", "shadow", "login", "introspected")
         level = self._log.info if quiet else self._log.warning
         level(name, **({"request_id": request_id} if request_id else {}), **fields)
 

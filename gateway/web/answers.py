@@ -19,7 +19,7 @@ from gateway.flow.transaction import Transaction
 from gateway.policy.model import StepInfo
 from gateway.web.csp import common_headers
 from gateway.web.page import Page, safe_href
-from gateway.web.pages import Pages, Shown, Suspended, Way
+from gateway.web.pages import ACTIONS, Behalf, Pages, Shown, Suspended, Way
 from gateway.web.problem import json_page, problem, step_up_required
 from gateway.web.texts import TEXTS, Kind
 from gateway.wire.head import RequestHead
@@ -44,11 +44,13 @@ def wants_page(head: RequestHead) -> bool:
 
 
 def suspended(transaction: Transaction) -> Suspended:
-    outside = transaction.outside
+    outside, grant, behalf = transaction.outside, transaction.grant, None
     if outside is not None:
         host = urlsplit(outside.url).netloc or transaction.origin.partition("://")[2]
         return Suspended("", "", host)
-    return Suspended(transaction.method, transaction.target.decode("latin-1"), transaction.origin.partition("://")[2])
+    if grant is not None:
+        behalf = Behalf(grant.client, transaction.subject.id, ACTIONS.get(grant.protocol, "get access"))
+    return Suspended(transaction.method, transaction.target.decode("latin-1"), transaction.origin.partition("://")[2], behalf)
 
 
 class WebAnswers:
@@ -91,6 +93,14 @@ class WebAnswers:
         )  # fmt: skip
         return response(page, cookies)
 
+    def onward(self, asked: Asked, target: str, cookies: Sequence[bytes]) -> web.Response:
+        """A page that goes on to a path on this origin by itself. Browsers hold a form to every redirect behind it (CSP `form-action`), and
+        an authorize request leads to whatever client there is: here that chain ends, without a script."""
+        href = safe_href(target)
+        page = self.refusal(asked, "onward", href=href, cookies=cookies)
+        page.headers["Refresh"] = f"0; url={href.replace(chr(34), '%22').replace(chr(39), '%27')}"
+        return page
+
     def bare(self, status: int, kind: str, request_id: str) -> web.Response:
         """For a request that has no readable head: nothing is known of what it can show, so both get few words."""
         title = next((text.title for name, text in TEXTS.items() if name == kind), "This request cannot be served")
@@ -120,6 +130,13 @@ class WebAnswers:
             made = problem(code, kind, words, asked.request_id, error=error, retry_after=retry_after, extra=extra)
         return response(made, cookies)
 
+    def handed_back(self, asked: Asked, uri: str, fields: Sequence[tuple[str, str]], *, message: bool) -> web.Response:
+        """An authorization error for a client that asked for a form or a message. Implements lanes.oauth.verdicts.Pages."""
+        try:
+            return response(self.pages.handed_back(self.shown(asked.request_id), uri, fields, message=message))
+        except ValueError:  # a redirect URI that no form of ours may name
+            return self.refusal(asked, "denied", error=dict(fields).get("error"))
+
     def step_up(
         self, asked: Asked, transaction: Transaction | None, state: str | None, steps: Sequence[str], *, max_age: float | None,
         cookies: Sequence[bytes] = (), cors: Sequence[str] = (),
@@ -144,6 +161,39 @@ class WebAnswers:
             **opened,
         )
         answer = response(made, cookies)
+        allow_origin(asked.head, answer, cors)
+        return answer
+
+    def interaction_required(
+        self, asked: Asked, transaction: Transaction | None, state: str | None, steps: Sequence[str], *, cors: Sequence[str] = ()
+    ) -> web.Response:
+        """403 as for Auth0's `mfa_required`: RFC 6749 §5.2 says 400 "unless specified otherwise", and a 401 is about the client."""
+        body: dict[str, Any] = {"error": "interaction_required"}
+        if transaction is not None and state is not None:
+            body |= {
+                "error_description": "A step-up is needed. Run the steps, then repeat this call with stepup_token.",
+                "state": state,
+                "step_up_url": asked.head.origin + self.transaction_path(state),
+                "expires_in": max(0, ceil(transaction.expires - asked.now)),
+            }
+        else:
+            body["error_description"] = "A step-up is needed, and nobody is known who could do it. Sign in again."
+        return self._oauth(asked, 403, {**body, "steps": list(steps)}, cors)
+
+    def oauth_error(
+        self, asked: Asked, status: int, error: str, description: str, *, retry_after: int | None = None, cors: Sequence[str] = ()
+    ) -> web.Response:
+        """An error of a token endpoint (RFC 6749 §5.2)."""
+        headers = {405: (("Allow", "POST"),)}.get(status, ())
+        if retry_after is not None:
+            headers = (*headers, ("Retry-After", str(retry_after)))
+        return self._oauth(asked, status, {"error": error, "error_description": description}, cors, headers)
+
+    def _oauth(
+        self, asked: Asked, status: int, body: Mapping[str, Any], cors: Sequence[str], headers: tuple[tuple[str, str], ...] = ()
+    ) -> web.Response:
+        made = json_page(status, {**body, "request_id": asked.request_id}, headers=(("Pragma", "no-cache"), *headers))
+        answer = response(made)
         allow_origin(asked.head, answer, cors)
         return answer
 

@@ -56,6 +56,13 @@ def page_headers(nonce: str, *, next_origins: Iterable[str] = (), framed: bool =
     )
 
 
+def handback_headers(nonce: str, origin: str) -> tuple[tuple[str, str], ...]:
+    """Headers of the page that hands an error back to an OAuth client: it may stand in that client's frame (a silent renewal), or be its
+    popup, and tells nobody but this origin anything. Raises ValueError as `policy` does."""
+    frames_none = policy(nonce, next_origins=(origin,)).rpartition("; ")[0]
+    return (("Content-Type", "text/html; charset=utf-8"), ("Content-Security-Policy", frames_none), *common_headers())
+
+
 def common_headers() -> tuple[tuple[str, str], ...]:
     """What every answer of ours carries, JSON too. `no-referrer` would make our own forms send `Origin: null`."""
     return (

@@ -16,7 +16,7 @@ from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, St
 
 from gateway.flow.step import View
 from gateway.spec.sections import ThemeSpec
-from gateway.web.csp import page_headers
+from gateway.web.csp import handback_headers, page_headers
 from gateway.web.page import Page, safe_href, visible
 from gateway.web.preview import preview
 from gateway.web.static import Static
@@ -37,12 +37,32 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
+class Behalf:
+    """The client of a token endpoint that somebody does steps for. client: its id. user: the name that it wants to sign in, "" for none.
+    action: what it does, from `ACTIONS`."""
+
+    client: str
+    user: str
+    action: str
+
+
+ACTIONS: Mapping[str, str] = {
+    "oauth2-password": "sign in with a password",
+    "oauth2-resource-owner": "sign in with a password",
+    "oauth2-refresh-token": "stay signed in",
+}
+"""What a call of a token endpoint does, by flow.protocol, after "wants to"."""
+
+
+@dataclass(frozen=True, slots=True)
 class Suspended:
-    """The request that waits. target: as sent (path and query). host: with port, as in the address bar."""
+    """The request that waits. target: as sent (path and query). host: with port, as in the address bar. behalf: who waits for it,
+    where that is not this browser."""
 
     method: str
     target: str
     host: str
+    behalf: Behalf | None = None
 
     @property
     def path(self) -> str:
@@ -266,6 +286,16 @@ class Pages:
         action: where the button that forgets it posts to.
         """
         return self._render("pass.html", shown, subject=subject, proofs=proofs, ends=ends, action=action, token=token)
+
+    def handed_back(self, shown: Shown, uri: str, fields: Sequence[tuple[str, str]], *, message: bool) -> Page:
+        """An authorization error on its way to a client: by a form that sends itself, or as a message to the page that opened or frames
+        this one. uri: the redirect URI that the provider chose, http or https. Raises ValueError for another."""
+        parts = urlsplit(uri)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise ValueError("a form is sent to http:// or https:// only")
+        host = parts.netloc.rpartition("@")[2]
+        page = self._render("handback.html", shown, uri=uri, fields=fields, host=host, message=message)
+        return Page(page.status, handback_headers(shown.nonce, f"{parts.scheme}://{host}"), page.body)
 
     def mailbox(self, shown: Shown, letters: Sequence[Letter]) -> Page:
         """The demo's mail, in the order given. The admin listener serves no assets, so the style stands in the page."""

@@ -45,10 +45,11 @@ class Resume:
     def __init__(
         self, *, arrivals: Arrivals, transactions: Transactions, door: Door, gate: Gate, pages: TransactionPages, answers: WebAnswers,
         issuer: Issuer, keyring: Callable[[], Keyring], passes: PassCookies, trail: Trail, read_body: ReadBody, answer_limit: int,
-        condition_limit: int, outside: OutsidePages,
+        condition_limit: int, outside: OutsidePages, leads_away: Callable[[Transaction], bool],
     ) -> None:  # fmt: skip
         self._arrivals = arrivals
         self._outside = outside
+        self._leads_away = leads_away
         self._transactions = transactions
         self._door = door
         self._gate = gate
@@ -92,6 +93,8 @@ class Resume:
         transaction = visit.found.transaction
         if transaction.outside is not None and transaction.status is not Status.PENDING:
             return await self._outside.resume(asked, state, visit)
+        if transaction.grant is not None:  # nothing is resumed: its client repeats its call
+            return await self._pages.visited(asked, state, visit)
         if tokens and (wrong := self._wrong_token(tokens, transaction, state, asked.now)):
             self._trail.event("refused", request_id=asked.request_id, kind="bad_token", reason=wrong)
             return self._answers.refusal(asked, "bad_token", href=self._answers.transaction_path(state), about=transaction)
@@ -140,6 +143,8 @@ class Resume:
 
     async def _ready(self, asked: Asked, state: str, visit: Visit) -> web.Response:
         transaction = visit.found.transaction
+        if transaction.grant is not None:
+            return await self._pages.visited(asked, state, visit)
         stored = await self._transactions.request(transaction.id, asked.now)
         if stored is None:
             return self._answers.refusal(asked, "expired", href=transaction.page, about=transaction)
@@ -214,6 +219,8 @@ class Resume:
             # A script that opened the page in a window finds out by itself, and repeats its request.
             done = "script_done" if transaction.kind == "script" else "replay_off"
             return self._answers.refusal(asked, done, href=transaction.page, about=transaction, cookies=cookies)
+        if self._leads_away(transaction) and wants_page(asked.head):
+            return self._answers.onward(asked, transaction.target.decode("latin-1"), cookies)
         return self._answers.see_other(transaction.target.decode("latin-1"), cookies)
 
     async def _refused(self, asked: Asked, visit: Visit, public: str, private: str, *, status: int | None = None) -> web.Response:

@@ -13,6 +13,7 @@ Kind = Literal[
     "answer_missing",
     "answer_used",
     "already_sent",
+    "approved",
     "authorize_again",
     "bad_request",
     "bad_token",
@@ -27,6 +28,7 @@ Kind = Literal[
     "loop",
     "no_subject",
     "not_yours",
+    "onward",
     "replay_off",
     "script_done",
     "sending",
@@ -83,6 +85,12 @@ TEXTS: Mapping[Kind, Text] = {
         ("Your request went through once and was not sent again.", "To do the same thing again, start it again in the application."),
         "done",
         "Continue to the application",
+    ),
+    "approved": Text(
+        200,
+        "Done",
+        ("You have confirmed it. You can close this page now.", "Go back to the app that sent you here: it goes on by itself."),
+        "done",
     ),
     "authorize_again": Text(
         200,
@@ -193,6 +201,13 @@ TEXTS: Mapping[Kind, Text] = {
         ),
         "stop",
         "Start again here",
+    ),
+    "onward": Text(
+        200,
+        "Confirmed",
+        ("Your sign-in goes on now.", "If nothing happens by itself, use the button."),
+        "done",
+        "Continue",
     ),
     "replay_off": Text(
         200,

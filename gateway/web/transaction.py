@@ -82,7 +82,11 @@ class TransactionPages:
             return self.closed(asked, visit)
         if request.method == "POST":
             return await self._post(request, asked, state, visit)
-        return await self._get(asked, state, visit)
+        return await self.visited(asked, state, visit)
+
+    async def visited(self, asked: Asked, state: str, visit: Visit) -> web.Response:
+        """How a transaction stands, for whoever may look."""
+        return await self._get(asked, state, visit, cookies=(visit.cookie,) if visit.cookie else ())
 
     def closed(self, asked: Asked, closed: Closed) -> web.Response:
         """Why a transaction does not open, and what to do instead."""
@@ -95,6 +99,12 @@ class TransactionPages:
         kind: Any = ENDED[transaction.status]
         if transaction.outside is not None:
             return self._ended_outside(asked, transaction, kind, status, cookies)
+        if (
+            transaction.grant is not None
+            and wants_page(asked.head)
+            and (transaction.status is Status.DONE or transaction.reason == "authorize_again")
+        ):
+            return self._answers.refusal(asked, "approved", about=transaction, cookies=cookies)
         way = transaction.target.decode("latin-1") if transaction.method == "GET" else transaction.page
         message, label, before = "", None, status
         if transaction.status is Status.FAILED:
@@ -153,15 +163,17 @@ class TransactionPages:
             return await self._to_login(asked, state, transaction)
         if transaction.status is Status.READY:
             if wants_page(asked.head):
+                if transaction.grant is not None:
+                    return self._answers.refusal(asked, "approved", about=transaction, cookies=cookies)
                 return self._answers.see_other(self._answers.continue_path(state), cookies)
-            return self._json(self._document(asked, transaction, state), 200, cookies)
+            return self._json(self._document(asked, transaction, state, evidence=visit.client), 200, cookies)
         if not self._progress.knows(transaction):
             return self._answers.refusal(asked, "expired", href=transaction.page, about=transaction)
         found, skipped = await self._progress.skip(visit.found, asked.now)
         for step in skipped:
             await self.audit(asked, found.transaction, step, "remembered", "answered before")
         if found.transaction.status is not Status.PENDING:
-            return self._onward(asked, state, Moved(found.transaction), cookies)
+            return self._onward(asked, state, Moved(found.transaction), cookies, evidence=visit.client)
         shown = await self._progress.show(found, self.look(asked, visit, state))
         return await self._showing(asked, state, shown, 200, cookies)
 
@@ -282,7 +294,7 @@ class TransactionPages:
         if visit.needs_login:
             return await self._to_login(asked, state, transaction)
         if transaction.status is Status.READY:
-            return self._onward(asked, state, Moved(transaction))
+            return self._onward(asked, state, Moved(transaction), evidence=visit.client)
         if not self._progress.knows(transaction):
             return self._answers.refusal(asked, "expired", href=transaction.page, about=transaction)
         current = transaction.current
@@ -314,7 +326,7 @@ class TransactionPages:
     async def moved_on(self, asked: Asked, state: str, visit: Visit, moved: Moved) -> web.Response:
         """The answer to whoever has moved a transaction, with the cookies that come of it."""
         cookies: tuple[bytes, ...] = ()
-        if moved.passed is not None:
+        if moved.passed is not None and moved.transaction.grant is None:
             upstream = moved.transaction.upstream
             given = tuple(value for value in moved.passed.set_cookies if not names_ours(value))
             if moved.transaction.reason == "authorize_again":
@@ -328,7 +340,7 @@ class TransactionPages:
             found = await self._transactions.load(moved.transaction.id, asked.now)
             if found is not None:
                 return await self._get(asked, state, replace(visit, found=found), cookies=cookies)
-        return self._onward(asked, state, moved, cookies)
+        return self._onward(asked, state, moved, cookies, evidence=visit.client)
 
     def _login_url(self, upstream: str) -> str | None:
         source = self._sessions.source(upstream)
@@ -346,20 +358,22 @@ class TransactionPages:
         if moved.outcome != "cancelled":
             return self.ended(asked, moved.transaction)
         if wants_page(asked.head):
+            if moved.transaction.grant is not None:  # this browser came from nowhere here
+                return self.ended(asked, moved.transaction, status=200)
             return self._answers.see_other(way_back(moved.transaction))
         return self._json(self._document(asked, moved.transaction, None), 200)
 
-    def _onward(self, asked: Asked, state: str, moved: Moved, cookies: Sequence[bytes] = ()) -> web.Response:
+    def _onward(self, asked: Asked, state: str, moved: Moved, cookies: Sequence[bytes] = (), *, evidence: bool = False) -> web.Response:
         """Post/redirect/get: to the next step, to /continue, or to the page that says how it ended."""
         transaction = moved.transaction
         if not wants_page(asked.head):
             chosen = moved.outcome == "declined" or transaction.reason == "authorize_again"
             status = 200 if transaction.open or chosen else 403 if moved.outcome == "failed" else 410
-            document = self._document(asked, transaction, state)
+            document = self._document(asked, transaction, state, evidence=evidence)
             if moved.to:
                 document["leads_to"] = urljoin(asked.head.origin, moved.to)
             return self._json(document, status, cookies)
-        if transaction.status is Status.READY:
+        if transaction.status is Status.READY and transaction.grant is None:
             return self._answers.see_other(self._answers.continue_path(state), cookies)
         if moved.outcome == "failed":
             return self.ended(asked, transaction, status=403, cookies=cookies)
@@ -383,14 +397,20 @@ class TransactionPages:
 
     def look(self, asked: Asked, visit: Visit, state: str) -> Look:
         """How a step may see this request. state: the transaction's own."""
-        head, identified, outside = asked.head, visit.identified, visit.found.transaction.outside
-        aloof = outside is not None and outside.told
-        # Whoever stands in somebody else's token has no session here: what the browser holds may be another user's.
+        head, identified, transaction = asked.head, visit.identified, visit.found.transaction
+        # Whoever stands in somebody else's token, or does the steps of a token endpoint's client, has no session here: what the browser
+        # holds may be another user's, and no step acts with it.
+        aloof = transaction.grant is not None or (transaction.outside is not None and transaction.outside.told)
         cookies = app_cookies(head, identified) if not aloof else ()
         return Look(asked.now, head.client_ip, head.origin, cookies, identified.holder, state)
 
-    def _document(self, asked: Asked, transaction: Transaction, state: str | None, error: Problem | None = None) -> dict[str, Any]:
-        """The transaction as JSON (design.md part 5)."""
+    def _document(
+        self, asked: Asked, transaction: Transaction, state: str | None, error: Problem | None = None, *, evidence: bool = False
+    ) -> dict[str, Any]:
+        """The transaction as JSON (design.md part 5). evidence: it is the client of a grant who asks, and may have its token."""
+        if transaction.status is Status.READY and state is not None and transaction.grant is not None:
+            passed = {"state": state, "status": "passed"}
+            return {**passed, "token": self._issuer.continue_token(transaction, state, asked.now)} if evidence else passed
         if transaction.status is Status.READY and state is not None:
             if transaction.outside is not None:  # the answer is made at /continue, for the party outside
                 return {"state": state, "status": "passed", "continue": self._answers.continue_path(state)}

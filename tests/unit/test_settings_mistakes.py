@@ -25,6 +25,8 @@ rules:
 """
 
 FORWARD_AUTH_ONE = "forward_auth.edge: needs exactly one of `listen` (an address of its own) and `secret`"
+OAUTH = "upstreams.bank.oauth"
+PLAIN = "is not a plain path; write /letters-digits/… without a trailing slash"
 FORWARD_AUTH_DIALECTS = "forward_auth.edge.dialect: must be one of nginx, traefik, caddy, envoy"
 
 
@@ -44,7 +46,7 @@ def test_a_good_configuration_has_no_mistakes(tmp_path: Path) -> None:
     [
         ("▸lsten: 127.0.0.1:80", 'lsten: unknown key; did you mean "listen"?'),
         ("▸zzz: 1", "zzz: unknown key"),
-        ("▸oauth: {}", "oauth: not in this version"),
+        ("▸oauth: {}", "oauth: unknown key"),
         ("listen: ▸8080", "listen: is not text; put it in quotes"),
         ("listen: ▸nonsense", "listen: is not an address; write host:port, for example 127.0.0.1:8080 or [::1]:8080"),
         ("tls: ▸{cert_file: gateway.yaml}", "tls.key_file: missing"),
@@ -163,6 +165,30 @@ def test_sections(tmp_path: Path, lines: str, said: str) -> None:
         ),
         ("http://127.0.0.1:8081", "▸http://a/b", "upstreams.bank.url: an upstream's URL has no path; write http://host:port"),
         ("http://127.0.0.1:8081", "[http://a, ▸http://u:p@b]", "upstreams.bank.url[1]: an upstream's URL holds no user or password"),
+        (
+            "http://127.0.0.1:8081",
+            "http://a, ▸oauth: {}",
+            OAUTH + ": names no endpoint; write `authorize`, `token`, `resource_owner` or `par`",
+        ),
+        ("http://127.0.0.1:8081", "http://a, oauth: {token: ▸/x/}", OAUTH + ".token: " + PLAIN),
+        ("http://127.0.0.1:8081", "http://a, oauth: {token: ▸/continue}", OAUTH + ".token: is the path of `continue_path` already"),
+        ("http://127.0.0.1:8081", "http://a, oauth: {token: ▸/.stepup/x}", OAUTH + ".token: lies under `prefix` (/.stepup)"),
+        (
+            "http://127.0.0.1:8081",
+            "http://a, oauth: {authorize: /a, token: ▸/a, session_cookie: s}",
+            OAUTH + ".token: is the path of `authorize` already",
+        ),
+        ("http://127.0.0.1:8081", "http://a, oauth: {token: /t, par: ▸/p}", OAUTH + ".par: is of no use without `authorize`"),
+        (
+            "http://127.0.0.1:8081",
+            "http://a, oauth: {token: /t, session_cookie: ▸s}",
+            OAUTH + ".session_cookie: is of no use without `authorize`",
+        ),
+        (
+            "http://127.0.0.1:8081",
+            "http://a, oauth: {authorize: /a, session_cookie: ▸stepup}",
+            OAUTH + '.session_cookie: "stepup" is not the name of a cookie of the provider',
+        ),
         ("http://127.0.0.1:8081", "http://a, tls: ▸{}", "upstreams.bank.tls: is for https:// URLs, and there is none here"),
         (
             "http://127.0.0.1:8081",

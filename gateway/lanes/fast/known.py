@@ -241,6 +241,8 @@ class Known:
         if chosen is None or self._paths.own(path):
             return Place(path, readings, None, ())
         way = self._way(chosen.upstream)
+        if way.spec.oauth is not None:  # its answers are looked into
+            return Place(path, readings, None, ())
         if way.source is not None and way.source.concerns(readings):
             return Place(path, readings, None, ())
         positions = ruleset.index.candidates(head.host, readings, chosen.upstream)

@@ -1,0 +1,111 @@
+"""Authorization requests as rules and the gateway look at them: what is asked, wherever its parameters stand.
+
+Parameters of the query, of a form (OpenID Connect Core §3.1.2.1), of a request object by value (RFC 9101) and of a pushed request
+(RFC 9126) are one list here, so that a rule on `query` sees them all. Nothing is verified: that is the provider's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import urlencode
+
+from gateway.flow.oauth.response import Pairs, read_unverified
+from gateway.wire.head import RequestHead
+from gateway.wire.target import parse_target, query_pairs
+
+_OF_A_BODY = frozenset({b"content-type", b"content-length", b"transfer-encoding", b"content-encoding", b"expect", b"trailer"})
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizationRequest:
+    """target: as a GET, to be asked again. extra: parameters that do not stand in it as such. readable: no parameter is hidden from us
+    (an encrypted request object, one by reference that was not pushed here, a body that could not be read).
+
+    pushed: it is one of RFC 9126, which most providers answer once. reasked: it was sent to its provider a second time already.
+    """
+
+    target: bytes
+    extra: Pairs = ()
+    readable: bool = True
+    pushed: bool = False
+    reasked: bool = False
+
+    @property
+    def parameters(self) -> Pairs:
+        return (*query_pairs(parse_target(self.target)), *self.extra)
+
+    def values(self, name: str) -> set[str]:
+        return {v for n, v in self.parameters if n == name and v}
+
+    @property
+    def silent(self) -> bool:
+        """`prompt=none` is asked (OpenID Connect Core §3.1.2.1), as far as it can be seen."""
+        return any("none" in value.split() for value in self.values("prompt"))
+
+    def fits(self, uri: str, state: str | None) -> bool:
+        """An answer to this redirect URI with this state may be its answer. What either does not name, or hides, fits everything."""
+        states, uris = self.values("state"), self.values("redirect_uri")
+        if state is not None and states and state not in states:
+            return False
+        return not uris or any(_same(uri, each) for each in uris)
+
+    def head(self, around: RequestHead) -> RequestHead:
+        """This request as a GET of the browser whose request `around` is, with every parameter in its query."""
+        target = self.target
+        if self.extra:
+            target += (b"&" if b"?" in target else b"?") + urlencode(self.extra).encode("ascii")
+        return as_get(around, target)
+
+
+def as_get(around: RequestHead, target: bytes) -> RequestHead:
+    """A GET of the same browser for another target."""
+    headers = tuple(f for f, name in zip(around.headers, around.names, strict=True) if name not in _OF_A_BODY and name != b"origin")
+    return replace(around, method="GET", target=parse_target(target), headers=headers)
+
+
+def read_request(head: RequestHead, form: Pairs | None, pushed: Mapping[str, AuthorizationRequest]) -> AuthorizationRequest:
+    """The authorization request that came with `head`. form: of its body; None where there is one that cannot be read. pushed: what was
+    pushed here under which `request_uri`."""
+    found = _with_objects(AuthorizationRequest(head.target.raw), form or ())
+    target = head.target.raw
+    if form:
+        target += (b"&" if b"?" in target else b"?") + urlencode(form).encode("ascii")
+        found = replace(found, target=target, extra=tuple(pair for pair in found.extra if pair not in form))
+    if form is None:
+        found = replace(found, readable=False)
+    for uri in found.values("request_uri"):
+        known = pushed.get(uri)
+        if known is None:
+            found = replace(found, readable=False)
+        else:
+            found = replace(found, extra=(*found.extra, *known.extra), readable=found.readable and known.readable, pushed=True)
+    return found
+
+
+def read_pushed(form: Pairs) -> AuthorizationRequest:
+    """What a pushed request says: its form's parameters and those of a request object in it. It has no target of its own."""
+    return _with_objects(AuthorizationRequest(b"/"), form)
+
+
+def _with_objects(found: AuthorizationRequest, form: Pairs) -> AuthorizationRequest:
+    extra = list(form)
+    readable = True
+    for name, value in (*found.parameters, *form):
+        if name == "request" and value:
+            claims = read_unverified(value)
+            if claims is None:
+                readable = False
+            else:
+                extra += _texts(claims.items())
+    return replace(found, extra=tuple(extra), readable=readable)
+
+
+def _texts(claims: Iterable[tuple[str, Any]]) -> Pairs:
+    return tuple((str(name), value if isinstance(value, str) else str(value)) for name, value in claims if value is not None)
+
+
+def _same(answered: str, asked: str) -> bool:
+    """The provider's redirect URI is the one that was asked for: compared without query and fragment, in which responses travel."""
+    return answered.partition("#")[0].partition("?")[0].rstrip("/") == asked.partition("#")[0].partition("?")[0].rstrip("/")

@@ -1,0 +1,313 @@
+"""What becomes of an answer that holds an authorization response: it passes; or the grant is thrown away, and the browser goes through the
+steps first; or the client gets an error at the redirect URI that the provider chose for this very answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol, assert_never
+
+from aiohttp import web
+
+from gateway.errors import Conflict, StoreUnavailable
+from gateway.flow.asked import Asked
+from gateway.flow.browser import known_browser
+from gateway.flow.gate import Gate, Judged
+from gateway.flow.identity import Identified
+from gateway.flow.issued import Issued
+from gateway.flow.oauth.memory import OAuthMemory, sessions
+from gateway.flow.oauth.request import AuthorizationRequest, as_get
+from gateway.flow.oauth.response import Pairs, Response, error_address, error_fields, usable
+from gateway.flow.repository import Transactions
+from gateway.flow.rerun import proved
+from gateway.flow.sessions import After
+from gateway.flow.trail import Trail
+from gateway.flow.transaction import Event, Status, Transaction, move
+from gateway.flow.visit import Closed, Door
+from gateway.lanes.answers import Answers
+from gateway.lanes.relay import Diverted
+from gateway.lanes.suspend import Suspender, same_target
+from gateway.policy.decision import Allow, Deny, Need, StepUp
+from gateway.policy.facts import Body
+from gateway.spec.oauth import OAuthSpec
+from gateway.tokens.passes import Pass
+from gateway.wire.cookies import parse_set_cookie
+from gateway.wire.head import Headers, RequestHead
+from gateway.wire.media import navigation
+from gateway.wire.subject import Proof, Subject
+
+if TYPE_CHECKING:
+    from gateway.lanes.oauth.requests import Asking
+
+UNMET = "interaction_required"
+"""OpenID Connect Core §3.1.2.6."""
+DENIED = "access_denied"
+"""RFC 6749 §4.1.2.1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An answer and what it belongs to. asked: the client's request; head: as the provider got it (a replay's is another). asking: where it
+    is an authorize request, or a pushed one."""
+
+    asked: Asked
+    head: RequestHead
+    upstream: str
+    spec: OAuthSpec
+    identified: Identified
+    asking: Asking | None
+
+    @property
+    def address(self) -> str:
+        """The address that it answers."""
+        return self.asked.head.origin + self.head.target.raw.decode("latin-1")
+
+
+class Pages(Answers, Protocol):
+    """What the answers need of the pages beside the usual."""
+
+    def handed_back(self, asked: Asked, uri: str, fields: Pairs, *, message: bool) -> web.Response:
+        """A page that sends these fields to a redirect URI by itself: by a form, or as a message to the page that opened or frames it."""
+
+
+class Verdicts:
+    """May raise StoreUnavailable; then nothing of the answer leaves."""
+
+    def __init__(
+        self, *, gate: Gate, door: Door, transactions: Transactions, memory: OAuthMemory, suspender: Suspender, answers: Pages,
+        trail: Trail, issued: Issued,
+    ) -> None:  # fmt: skip
+        self._gate = gate
+        self._door = door
+        self._transactions = transactions
+        self._memory = memory
+        self._issued = issued
+        self._suspender = suspender
+        self._answers = answers
+        self._trail = trail
+
+    def precise(self, asked: Asked, upstream: str, request: AuthorizationRequest, identified: Identified, *, form: Pairs = ()) -> Judged:
+        """The decision on an authorize request by its parameters: as a GET that has them all, and a POST as it was sent too."""
+        judged = self._gate.judge_answer(
+            request.head(asked.head), upstream, asked.now, identified, body=Body(), protocol=_protocol(request)
+        )
+        if form and isinstance(judged.decision, Allow):
+            body = Body(form=dict(form))
+            posted = self._gate.judge_answer(asked.head, upstream, asked.now, identified, body=body, protocol=_protocol(request))
+            return judged if isinstance(posted.decision, Allow) else posted
+        return judged
+
+    async def decide(self, case: Case, found: Response, headers: Headers, edited: Headers, after: After) -> Headers:
+        """The headers of the answer that passes. headers: as the provider sent them; edited: as the client would get them; after: what
+        the answer did to the pass. Raises Diverted with what takes its place."""
+        request = await self._request(case, found)
+        who = _after_login(case.identified, after)
+        judged = self._judged(case, request, who)
+        self._log(case, judged, found)
+        cookies = tuple(value for name, value in edited if name.lower() == b"set-cookie")
+        decision = judged.decision
+        match decision:
+            case Allow():
+                held = after.held or who.holder
+                await self._passed(case, decision, headers, held)
+                if held is not None:
+                    await self._code(case, found, request, held.subject, {s: held.proofs[s] for s in decision.steps if s in held.proofs})
+                return edited
+            case StepUp():
+                used = await self._granted(case, request, decision) if request is not None else None
+                if used is not None:
+                    self._outcome(case, "passed")
+                    held = who.holder
+                    proofs = {**(held.proofs if held is not None else {}), **proved(used)}
+                    await self._code(case, found, request, who.subject, proofs)
+                    return edited
+                raise Diverted(_with(await self._unmet(case, found, request, who, judged, decision), cookies))
+            case Deny():
+                self._outcome(case, "denied")
+                raise Diverted(_with(self._error(case, found, DENIED, decision.public), cookies))
+            case Need():
+                self._outcome(case, "denied")
+                raise Diverted(_with(self._error(case, found, DENIED, "This request could not be checked, so it was refused."), cookies))
+            case _:
+                assert_never(decision)
+
+    async def suspend(self, asked: Asked, judged: Judged, decision: StepUp, request: AuthorizationRequest) -> web.Response:
+        """Open a transaction for an authorize request: behind its steps the browser asks the provider again."""
+        again = replace(asked, head=as_get(asked.head, request.target))
+        return await self._suspender.suspend(again, judged, decision, None, can_login=False, replayed=False)
+
+    # -- whose answer it is, and what that comes to -----------------------------------------------------------------------
+
+    async def _request(self, case: Case, found: Response) -> AuthorizationRequest | None:
+        if case.asking is not None and case.asking.authorize:
+            return case.asking.request
+        browsers = known_browser(case.asked.head)
+        return await self._memory.recall(case.upstream, browsers, found.uri, found.state, case.asked.now)
+
+    def _judged(self, case: Case, request: AuthorizationRequest | None, who: Identified) -> Judged:
+        direct = case.asking is not None and case.asking.authorize
+        precise = self.precise(case.asked, case.upstream, request, who, form=_form(case)) if request is not None else None
+        if direct and precise is not None and request is not None and request.readable:
+            return precise
+        if precise is not None and not isinstance(precise.decision, Allow):
+            return precise
+        head = as_get(case.asked.head, (case.spec.authorize or "/").encode("ascii"))
+        protocol = _protocol(request)
+        return self._gate.judge_answer(head, case.upstream, case.asked.now, who, body=Body(), protocol=protocol, unread=True)
+
+    async def _unmet(
+        self, case: Case, found: Response, request: AuthorizationRequest | None, who: Identified, judged: Judged, decision: StepUp
+    ) -> web.Response:
+        asked = case.asked
+        direct = case.asking is not None and case.asking.authorize
+        # Whoever came by the provider's own pages was not asked in silence, whatever an encrypted request said.
+        visible = request is not None and not request.silent and (request.readable or not direct)
+        if request is None or not visible or request.pushed or navigation(asked.head) != "navigation":
+            return self._error(case, found, UNMET, _steps(decision))
+        if not direct and not request.reasked:
+            alone = self.precise(asked, case.upstream, request, who)
+            if isinstance(alone.decision, Allow):
+                await self._reask(case, request)
+                self._outcome(case, "asked again")
+                return self._answers.see_other(request.target.decode("latin-1"))
+        if case.asking is not None and case.asking.kept:
+            # A transaction is for somebody who is known by a pass, or for nobody; never for whom the provider's session stands.
+            plain = await self._gate.identify(asked.head, case.upstream, asked.now)
+            judged = self.precise(asked, case.upstream, request, plain, form=_form(case))
+            if not isinstance(judged.decision, StepUp):
+                return self._error(case, found, UNMET, _steps(decision))
+            decision = judged.decision
+        if decision.login:
+            return self._error(case, found, DENIED, "It is not known who is asking, so no step can be asked of them.")
+        self._outcome(case, "suspended")
+        return await self.suspend(asked, judged, decision, request)
+
+    async def _reask(self, case: Case, request: AuthorizationRequest) -> None:
+        for secret in known_browser(case.asked.head)[:1]:
+            await self._memory.remember(case.upstream, secret, replace(request, reasked=True), case.spec, case.asked.now)
+
+    async def _code(
+        self, case: Case, found: Response, request: AuthorizationRequest | None, subject: Subject, proofs: Mapping[str, Proof]
+    ) -> None:
+        """What was passed goes with the code, to the refresh token that it is exchanged for. Where that cannot be written, the token is
+        asked about later."""
+        if not found.code:
+            return
+        clients = request.values("client_id") if request is not None else set()
+        client = next(iter(clients)) if len(clients) == 1 else ""
+        try:
+            await self._issued.remember_code(case.upstream, found.code, subject, proofs, client=client, now=case.asked.now)
+        except StoreUnavailable as error:
+            self._trail.event("code not remembered", request_id=case.asked.request_id, upstream=case.upstream, reason=str(error))
+
+    async def _granted(self, case: Case, request: AuthorizationRequest, decision: StepUp) -> Transaction | None:
+        """All that is open was asked `once` and passed, in the READY transaction that the pass names: it is used up here."""
+        asked, presented = case.asked, case.identified.presented
+        if presented is None or not presented.grant or await self._transactions.load(presented.grant, asked.now) is None:
+            return None
+        visit = await self._door.enter(asked, presented.grant)
+        if isinstance(visit, Closed):
+            return None
+        transaction = visit.found.transaction
+        same = same_target(as_get(asked.head, request.target), transaction) and transaction.upstream == case.upstream
+        if transaction.status is not Status.READY or transaction.ticketed or not same:
+            return None
+        if not {a.step for a in decision.asked} <= proved(transaction).keys():
+            return None
+        try:
+            await self._transactions.save(move(transaction, Event.REISSUED), visit.found.version, asked.now)
+        except Conflict:
+            return None
+        return transaction
+
+    async def _passed(self, case: Case, decision: Allow, headers: Headers, held: Pass | None) -> None:
+        """It passes. By steps: they are kept under the provider's session, for the times when no cookie of ours comes along."""
+        self._outcome(case, "passed")
+        if held is None or not decision.steps:
+            return
+        for name in case.spec.session_cookie:
+            given = [c for n, v in headers if n.lower() == b"set-cookie" and (c := parse_set_cookie(v)).name == name]
+            current = [(name, given[-1].value)] if given else [cookie for cookie in sessions(case.spec, case.head) if cookie[0] == name]
+            for cookie in current:
+                if not cookie[1] or (given and given[-1].expired(case.asked.now)):
+                    continue
+                try:
+                    await self._memory.keep(case.upstream, cookie, held, case.asked.now)
+                except StoreUnavailable as error:
+                    self._trail.event("passed steps not kept", request_id=case.asked.request_id, upstream=case.upstream, reason=str(error))
+
+    # -- answers ----------------------------------------------------------------------------------------------------------
+
+    def _error(self, case: Case, found: Response, error: str, description: str) -> web.Response:
+        asked = case.asked
+        self._trail.event("refused", request_id=asked.request_id, kind="authorization", reason=f"{error}: {description}")
+        if error == UNMET:
+            self._outcome(case, "refused")
+        if found.mode == "unreadable" or not usable(found.uri):
+            return self._answers.refusal(asked, "denied", message=description, error=error)
+        fields = error_fields(found, error, _plain(description))
+        if found.mode in ("form_post", "web_message"):
+            return self._answers.handed_back(asked, found.uri, fields, message=found.mode == "web_message")
+        address = error_address(found, fields)
+        return web.Response(status=303, headers={"Location": address, "Cache-Control": "no-store", "Server": "stepup"})
+
+    def _outcome(self, case: Case, outcome: str) -> None:
+        self._trail.event("authorization", request_id=case.asked.request_id, upstream=case.upstream, outcome=outcome)
+
+    def _log(self, case: Case, judged: Judged, found: Response) -> None:
+        decision = judged.decision
+        for shadow in decision.shadow if not isinstance(decision, Need) else ():
+            self._trail.event("shadow", request_id=case.asked.request_id, rule=shadow.rule, effect=shadow.effect)
+        rules: tuple[str, ...] = ()
+        match decision:
+            case Allow() | StepUp():
+                rules = decision.rules
+            case Deny():
+                rules = (decision.rule,) if decision.rule else ()
+            case Need():
+                pass
+        names = {Allow: "allow", StepUp: "step-up", Deny: "deny", Need: "deny"}
+        self._trail.decision(
+            request_id=case.asked.request_id, method=case.asked.head.method, path=case.head.target.path.decode("latin-1"),
+            upstream=case.upstream, decision=names[type(decision)], rules=rules, reason=f"authorization response by {found.mode}",
+            subject=judged.identified.subject.id,
+        )  # fmt: skip
+
+
+def _after_login(identified: Identified, after: After) -> Identified:
+    """Who the browser is behind this answer: whom it has just logged in, where it did."""
+    held = after.held
+    if not after.learned or held is None:
+        return identified
+    session = "+".join(sorted(v.digest for v in held.sessions if v.until is None))
+    return Identified(subject=held.subject, holder=held, presented=held, session=session)
+
+
+def _protocol(request: AuthorizationRequest | None) -> str:
+    """Auth0's `context.protocol`: an implicit flow where a token is asked for at the authorize path itself."""
+    kinds = request.values("response_type") if request is not None else set()
+    implicit = any("token" in kind.split() or "id_token" in kind.split() for kind in kinds) and not any("code" in k.split() for k in kinds)
+    return "oidc-implicit-profile" if implicit else "oidc-basic-profile"
+
+
+def _form(case: Case) -> Pairs:
+    return case.asking.form if case.asking is not None else ()
+
+
+def _steps(decision: StepUp) -> str:
+    return "A step-up is needed: " + ", ".join(asked.step for asked in decision.asked)
+
+
+def _plain(text: str) -> str:
+    """RFC 6749 §4.1.2.1: %x20-21 / %x23-5B / %x5D-7E."""
+    return "".join(c if " " <= c <= "~" and c not in '"\\' else "?" for c in text)
+
+
+def _with(response: web.Response, cookies: tuple[bytes, ...]) -> web.Response:
+    """An answer of ours in the place of the provider's, with the cookies that it set: its session goes on."""
+    ours = response.headers.getall("Set-Cookie", [])
+    for cookie in cookies:
+        text = cookie.decode("latin-1")
+        if text not in ours:
+            response.headers.add("Set-Cookie", text)
+    return response
