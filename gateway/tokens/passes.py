@@ -82,7 +82,7 @@ def sign_pass(held: Pass, vault: Macs, now: float) -> str | None:
     that a transaction's session is this one's past."""
     past = [v for v in held.sessions if v.until is not None and now >= v.until]
     sessions = [[v.digest, v.until, int(v.bound)] for v in held.sessions if v not in past[:-KEPT_PAST]]
-    proofs = [[f"{p.step}#{p.edition}" if p.edition else p.step, p.at, *p.amr] for p in held.proofs.values()]
+    proofs = [[[p.step, p.edition] if p.edition else p.step, p.at, *p.amr] for p in held.proofs.values()]
     subject = [held.subject.id, held.subject.source, dict(held.subject.claims)] if held.subject != NOBODY else []
     document = [_FORMAT, held.sid, held.origin, held.issued, held.seen, subject, proofs, sessions, held.grant]
     payload = b64encode(json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass"))
@@ -138,9 +138,9 @@ def _decode(plain: bytes) -> Pass | None:
 
 
 def _read_proof(entry: list[Any]) -> Proof:
-    """`#` stands in no name of a step."""
+    """`[step, at, amr…]`, or `[[step, edition], at, amr…]`."""
     named, at, *amr = entry
-    step, _, edition = named.partition("#")
+    step, edition = (named, "") if isinstance(named, str) else named
     return Proof(step, at, tuple(amr), edition)
 
 

@@ -33,7 +33,7 @@ passes = st.builds(
     issued=st.floats(NOW - 100, NOW),
     seen=st.floats(NOW - 100, NOW),
     subject=st.builds(Subject, words, st.dictionaries(words, scalars, max_size=3), words),
-    proofs=st.lists(st.builds(Proof, words, st.floats(0, NOW), st.lists(words, max_size=2).map(tuple)), max_size=3).map(
+    proofs=st.lists(st.builds(Proof, words, st.floats(0, NOW), st.lists(words, max_size=2).map(tuple), words), max_size=3).map(
         lambda proofs: {proof.step: proof for proof in proofs}
     ),
     sessions=st.lists(st.builds(Vouched, words, st.none() | st.floats(NOW + 1, NOW + 99), st.booleans()), max_size=3).map(tuple),
