@@ -22,7 +22,10 @@ HTML: Final = frozenset({"text/html", "application/xhtml+xml", ""})
 _MOST_WITHIN = 3
 
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:\-]+)", re.IGNORECASE)
-_READABLE = frozenset({"utf-8", "ascii", "iso8859-1", "cp1252", "iso8859-15", "utf-16", "utf-16-le", "utf-16-be"})
+# Those in which ASCII is ASCII, and UTF-16. Not the ones with escapes (UTF-7, ISO-2022, HZ), in which a tag may not look like one.
+_READABLE = re.compile(
+    r"utf-8|ascii|utf-16(-[lb]e)?|iso8859-\d+|cp(125\d|874|932|949)|koi8-[ru]|gb\w+|big5\w*|euc_\w+|shift_jis\w*|tis-620"
+)
 _ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|u\{([0-9A-Fa-f]{1,6})\}|(/))")
 _IN_SCRIPT = re.compile(r"[?&#](?:code|access_token|id_token|response)=[^&\"'`\s<>]")
 _QUOTED = re.compile(r"[\"'`]([^\"'`\s<>]{1,4096})[\"'`]")
@@ -48,7 +51,7 @@ def decoded(data: bytes, content_type: str) -> str | None:
         name = codecs.lookup(named[1]).name if named else "utf-8"
     except LookupError:
         return None
-    return data.decode(name, "replace") if name in _READABLE else None
+    return data.decode(name, "replace") if _READABLE.fullmatch(name) else None
 
 
 def in_page(text: str, own: str, address: str) -> Response | None:
