@@ -22,9 +22,9 @@ async def test_the_how_tos_configuration_does_what_it_says(tmp_path: Path) -> No
         tmp_path, rules=written["rules"], oauth=oauth, options=options, steps=steps, routes=written["routes"]
     ) as there:
         browser = there.browser()
-        suspended = await there.sign_in(browser, there.authorize(path="/authorize"))
+        suspended = await there.sign_in(browser, there.authorize("/authorize"))
         assert suspended.location.startswith("/.stepup/t/su_")
-        silent = there.authorize(path="/authorize", prompt="none")
+        silent = there.authorize("/authorize", prompt="none")
         assert answered(await browser.get(silent, headers=FRAME))["error"] == "interaction_required"
         assert answered(await there.pass_captcha_to(browser, suspended.location))["code"]
         assert answered(await browser.get(silent, headers=FRAME))["code"]

@@ -35,7 +35,7 @@ class Identity(Running):
 
     node: NodeProcess | None = None
 
-    def authorize(self, path: str = "/auth", **changes: str | None) -> str:
+    def authorize(self, path: str = "/auth", /, **changes: str | None) -> str:
         """The address of an authorize request: code with PKCE. None leaves a parameter out."""
         asked = {
             "client_id": "app", "response_type": "code", "redirect_uri": CALLBACK, "scope": "openid", "state": "abc", "nonce": "n",
