@@ -204,7 +204,7 @@ class Gate:
             found = known[upstream, path] = rules_of_path(ruleset, upstream, path)
         return found
 
-    def judge_answer(
+    async def judge_answer(
         self, head: RequestHead, upstream: str, now: float, identified: Identified, *, body: Body, protocol: str, unread: bool = False
     ) -> Judged:
         """The decision on an answer, by the request that it belongs to. Nobody is spared a step here for being about to log in. Raises

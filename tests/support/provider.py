@@ -35,13 +35,13 @@ class Identity(Running):
 
     node: NodeProcess | None = None
 
-    def authorize(self, **changes: str | None) -> str:
-        """The path of an authorize request: code with PKCE. None leaves a parameter out."""
+    def authorize(self, path: str = "/auth", /, **changes: str | None) -> str:
+        """The address of an authorize request: code with PKCE. None leaves a parameter out."""
         asked = {
             "client_id": "app", "response_type": "code", "redirect_uri": CALLBACK, "scope": "openid", "state": "abc", "nonce": "n",
             "code_challenge": CHALLENGE, "code_challenge_method": "S256", **changes,
         }  # fmt: skip
-        return "/auth?" + urlencode({name: value for name, value in asked.items() if value is not None})
+        return f"{path}?" + urlencode({name: value for name, value in asked.items() if value is not None})
 
     async def sign_in(self, browser: Browser, path: str, *, user: str = "alice") -> Reply:
         """Ask, and go through the provider's login, up to the answer that leads away from it: to the client, or to a step."""

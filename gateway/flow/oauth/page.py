@@ -22,7 +22,10 @@ HTML: Final = frozenset({"text/html", "application/xhtml+xml", ""})
 _MOST_WITHIN = 3
 
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:\-]+)", re.IGNORECASE)
-_READABLE = frozenset({"utf-8", "ascii", "iso8859-1", "cp1252", "iso8859-15", "utf-16", "utf-16-le", "utf-16-be"})
+# Those in which ASCII is ASCII, and UTF-16. Not the ones with escapes (UTF-7, ISO-2022, HZ), in which a tag may not look like one.
+_READABLE = re.compile(
+    r"utf-8|ascii|utf-16(-[lb]e)?|iso8859-\d+|cp(125\d|874|932|949)|koi8-[ru]|gb\w+|big5\w*|euc_\w+|shift_jis\w*|tis-620"
+)
 _ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|u\{([0-9A-Fa-f]{1,6})\}|(/))")
 _IN_SCRIPT = re.compile(r"[?&#](?:code|access_token|id_token|response)=[^&\"'`\s<>]")
 _QUOTED = re.compile(r"[\"'`]([^\"'`\s<>]{1,4096})[\"'`]")
@@ -38,6 +41,14 @@ def refresh_address(value: str) -> str:
     return found[1].strip() if found else ""
 
 
+def join(base: str, address: str) -> str:
+    """An address as it stands on a page. One that is no address at all leads nowhere, and stays what it is."""
+    try:
+        return urljoin(base, address)
+    except ValueError:
+        return address
+
+
 def decoded(data: bytes, content_type: str) -> str | None:
     """A page's text; None where its charset is none that is read here."""
     for mark, name in ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")):
@@ -48,17 +59,20 @@ def decoded(data: bytes, content_type: str) -> str | None:
         name = codecs.lookup(named[1]).name if named else "utf-8"
     except LookupError:
         return None
-    return data.decode(name, "replace") if name in _READABLE else None
+    return data.decode(name, "replace") if _READABLE.fullmatch(name) else None
 
 
 def in_page(text: str, own: str, address: str) -> Response | None:
     """The authorization response in an HTML page, or None. own: our origin. address: the page's, which relative ones belong to."""
     reader = _Reader()
-    reader.feed(text)
-    reader.close()
-    base = urljoin(address, reader.base) if reader.base else address
+    try:
+        reader.feed(text)
+        reader.close()
+    except AssertionError:  # what html.parser says of some declarations that no page has
+        return Response("unreadable")
+    base = join(address, reader.base) if reader.base else address
     for form in (*reader.forms.values(), *reader.named.values()):
-        target = urljoin(base, form.action)
+        target = join(base, form.action)
         elsewhere = foreign(target, own)
         # Within the provider's own pages a field to type a code into is no response.
         fields = [*form.hidden, *form.shown] if elsewhere else form.hidden
@@ -70,10 +84,10 @@ def in_page(text: str, own: str, address: str) -> Response | None:
     if reader.too_deep or carries(reader.loose, foreign=False):
         return Response("unreadable")
     for link in reader.leading:
-        if (found := in_address(urljoin(base, link), own)) is not None:
+        if (found := in_address(join(base, link), own)) is not None:
             return found
     for link in reader.links:
-        absolute = urljoin(base, link)
+        absolute = join(base, link)
         if foreign(absolute, own) and (found := in_address(absolute, own)) is not None:
             return found
     for script in reader.scripts:
@@ -85,7 +99,7 @@ def in_page(text: str, own: str, address: str) -> Response | None:
 def _in_script(text: str, own: str, base: str) -> Response | None:
     plain = _ESCAPE.sub(_unescaped, text)
     for quoted in _QUOTED.finditer(plain):
-        if _IN_SCRIPT.search(quoted[1]) and (found := in_address(urljoin(base, quoted[1]), own)) is not None:
+        if _IN_SCRIPT.search(quoted[1]) and (found := in_address(join(base, quoted[1]), own)) is not None:
             return found
     if ("postMessage" in plain or "authorization_response" in plain) and _KEYED.search(plain):
         answer = {name: json.loads(value) for name, value in _ANSWER.findall(text) if _json(value)}

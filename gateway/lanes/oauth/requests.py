@@ -73,7 +73,7 @@ class OAuthRequests:
         if held is not None:
             identified = await self._gate.identify(head, route.upstream, now, kept=held)
         asking = head.memo["oauth"] = Asking(request, authorize=True, form=form or (), kept=held is not None)
-        judged = self._verdicts.precise(asked, route.upstream, request, identified, form=asking.form)
+        judged = await self._verdicts.precise(asked, route.upstream, request, identified, form=asking.form)
         decision = judged.decision
         plain = head.method == "GET" and navigation(head) == "navigation" and not request.silent
         if request.pushed and plain and not asking.kept and isinstance(decision, StepUp) and not decision.login:

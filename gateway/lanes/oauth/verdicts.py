@@ -86,14 +86,16 @@ class Verdicts:
         self._answers = answers
         self._trail = trail
 
-    def precise(self, asked: Asked, upstream: str, request: AuthorizationRequest, identified: Identified, *, form: Pairs = ()) -> Judged:
+    async def precise(
+        self, asked: Asked, upstream: str, request: AuthorizationRequest, identified: Identified, *, form: Pairs = ()
+    ) -> Judged:
         """The decision on an authorize request by its parameters: as a GET that has them all, and a POST as it was sent too."""
-        judged = self._gate.judge_answer(
+        judged = await self._gate.judge_answer(
             request.head(asked.head), upstream, asked.now, identified, body=Body(), protocol=_protocol(request)
         )
         if form and isinstance(judged.decision, Allow):
             body = Body(form=dict(form))
-            posted = self._gate.judge_answer(asked.head, upstream, asked.now, identified, body=body, protocol=_protocol(request))
+            posted = await self._gate.judge_answer(asked.head, upstream, asked.now, identified, body=body, protocol=_protocol(request))
             return judged if isinstance(posted.decision, Allow) else posted
         return judged
 
@@ -102,7 +104,7 @@ class Verdicts:
         the answer did to the pass. Raises Diverted with what takes its place."""
         request = await self._request(case, found)
         who = _after_login(case.identified, after)
-        judged = self._judged(case, request, who)
+        judged = await self._judged(case, request, who)
         self._log(case, judged, found)
         cookies = tuple(value for name, value in edited if name.lower() == b"set-cookie")
         decision = judged.decision
@@ -144,16 +146,16 @@ class Verdicts:
         browsers = known_browser(case.asked.head)
         return await self._memory.recall(case.upstream, browsers, found.uri, found.state, case.asked.now)
 
-    def _judged(self, case: Case, request: AuthorizationRequest | None, who: Identified) -> Judged:
+    async def _judged(self, case: Case, request: AuthorizationRequest | None, who: Identified) -> Judged:
         direct = case.asking is not None and case.asking.authorize
-        precise = self.precise(case.asked, case.upstream, request, who, form=_form(case)) if request is not None else None
+        precise = await self.precise(case.asked, case.upstream, request, who, form=_form(case)) if request is not None else None
         if direct and precise is not None and request is not None and request.readable:
             return precise
         if precise is not None and not isinstance(precise.decision, Allow):
             return precise
         head = as_get(case.asked.head, (case.spec.authorize or "/").encode("ascii"))
         protocol = _protocol(request)
-        return self._gate.judge_answer(head, case.upstream, case.asked.now, who, body=Body(), protocol=protocol, unread=True)
+        return await self._gate.judge_answer(head, case.upstream, case.asked.now, who, body=Body(), protocol=protocol, unread=True)
 
     async def _unmet(
         self, case: Case, found: Response, request: AuthorizationRequest | None, who: Identified, judged: Judged, decision: StepUp
@@ -165,7 +167,7 @@ class Verdicts:
         if request is None or not visible or request.pushed or navigation(asked.head) != "navigation":
             return self._error(case, found, UNMET, _steps(decision))
         if not direct and not request.reasked:
-            alone = self.precise(asked, case.upstream, request, who)
+            alone = await self.precise(asked, case.upstream, request, who)
             if isinstance(alone.decision, Allow):
                 await self._reask(case, request)
                 self._outcome(case, "asked again")
@@ -173,7 +175,7 @@ class Verdicts:
         if case.asking is not None and case.asking.kept:
             # A transaction is for somebody who is known by a pass, or for nobody; never for whom the provider's session stands.
             plain = await self._gate.identify(asked.head, case.upstream, asked.now)
-            judged = self.precise(asked, case.upstream, request, plain, form=_form(case))
+            judged = await self.precise(asked, case.upstream, request, plain, form=_form(case))
             if not isinstance(judged.decision, StepUp):
                 return self._error(case, found, UNMET, _steps(decision))
             decision = judged.decision

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from urllib.parse import urljoin
 
 from gateway.errors import StoreUnavailable
 from gateway.flow.asked import Asked
 from gateway.flow.browser import browser_for
 from gateway.flow.gate import Gate, Judged
 from gateway.flow.oauth.memory import OAuthMemory, sessions
-from gateway.flow.oauth.page import HTML, decoded, in_page, refresh_address
+from gateway.flow.oauth.page import HTML, decoded, in_page, join, refresh_address
 from gateway.flow.oauth.response import Response, in_address
 from gateway.flow.ports import Entropy
 from gateway.flow.sessions import After
@@ -150,7 +149,7 @@ def in_fields(headers: Headers, own: str, here: str) -> Response | None:
                 address = refresh_address(value.decode("latin-1"))
             case _:
                 continue
-        absolute = address if ":" in address.partition("/")[0] else urljoin(here, address)
+        absolute = address if ":" in address.partition("/")[0] else join(here, address)
         if (found := in_address(absolute, own)) is not None:
             return found
     return None
