@@ -213,11 +213,26 @@ class Gate:
         unread: of the request only its path is known for certain; what its other parts could be counts against it.
         """
         ruleset = replace(self._ruleset(), logins=())
-        facts = self._facts(identified, body=body, granted={}, protocol=protocol)
-        if unread:
-            decision = decide_unread(self.rules_at(upstream, head.target.path.decode("latin-1")), upstream, head, facts, ruleset, now)
-        else:
-            decision = decide(head, facts, ruleset, now)
+        facts, run = self._facts(identified, body=body, granted={}, protocol=protocol), False
+        loosened = self.rules_at(upstream, head.target.path.decode("latin-1")) if unread else ()
+
+        def decided(known: Facts) -> Decision:
+            return decide_unread(loosened, upstream, head, known, ruleset, now) if unread else decide(head, known, ruleset, now)
+
+        decision = decided(facts)
+        while isinstance(decision, Need):
+            if decision.records and not decision.records <= facts.records.keys():
+                found = await self._records.records(decision.records, identified.subject)
+                facts = replace(facts, records={**facts.records, **found})
+            elif decision.functions and not run:
+                run = True
+                calling = Calling(head, body, upstream, identified, {}, Occasion(protocol), now)
+                facts = replace(facts, functions=await self._run(decision.functions, ruleset, calling))
+            else:
+                break  # a body that cannot be had: the caller refuses
+            decision = decided(facts)
+        if isinstance(decision, Deny) and decision.away:
+            raise StoreUnavailable(decision.private)
         if isinstance(decision, Allow | Deny) and decision.relied_on_pass and self._stale(identified, now):
             raise StoreUnavailable("the revocation feed is older than 5 s")
         return Judged(decision, route(head, ruleset), identified, facts)

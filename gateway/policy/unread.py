@@ -13,8 +13,8 @@ from typing import Final
 from gateway.policy.condition import Condition, Key
 from gateway.policy.decide import run
 from gateway.policy.decision import Decision
-from gateway.policy.facts import BodyUnavailable, Facts
-from gateway.policy.model import Permit, Rule, Ruleset
+from gateway.policy.facts import BodyUnavailable, Facts, Functions, Ran, ToUrl
+from gateway.policy.model import Permit, Rule, Ruleset, Run, TakeOver
 from gateway.policy.view import View
 from gateway.wire.head import RequestHead
 from gateway.wire.target import parse_target
@@ -38,11 +38,19 @@ def rules_of_path(ruleset: Ruleset, upstream: str, path: str) -> tuple[Rule, ...
 def decide_unread(rules: Iterable[Rule], upstream: str, head: RequestHead, facts: Facts, ruleset: Ruleset, now: float) -> Decision:
     """What these rules, loosened, come to. head: of a request for their path; only its path and its sender are looked at."""
     view = View(head, BodyUnavailable("not known"), upstream, folds=upstream in ruleset.case_insensitive)
+    rules = tuple(rules)
+    if any(isinstance(rule.effect, Run) for rule in rules):
+        # What a function would say of a request that nobody has seen is not known either: it counts as sending the user somewhere.
+        ran = {rule.name: Ran(ToUrl("")) for rule in rules if isinstance(rule.effect, Run)}
+        facts = replace(facts, functions=Functions(ran, facts.protocol, "", {}))
     return run(rules, view, facts, ruleset, now)
 
 
 def loosen(rule: Rule) -> Rule | None:
-    """The rule without what looks at unknown things; None for an `allow` that looks at one."""
+    """The rule without what looks at unknown things; None for an `allow` that looks at one, and for what is about answers of another
+    sort."""
+    if isinstance(rule.effect, TakeOver):
+        return None
     match = _known(rule.match)
     excuse = _known(rule.excuse) if rule.excuse is not None else None
     when = rule.when if rule.when is None or all(name in _KNOWN_NAMES or name.startswith("record:") for name in rule.when.uses) else None

@@ -172,6 +172,8 @@ class Verdicts:
                 await self._reask(case, request)
                 self._outcome(case, "asked again")
                 return self._answers.see_other(request.target.decode("latin-1"))
+        if any(a.step.startswith("@") and not a.url for a in decision.asked):
+            return self._error(case, found, UNMET, _steps(decision))  # a function that could not be asked, and asking again did not help
         if case.asking is not None and case.asking.kept:
             # A transaction is for somebody who is known by a pass, or for nobody; never for whom the provider's session stands.
             plain = await self._gate.identify(asked.head, case.upstream, asked.now)
