@@ -321,7 +321,7 @@ class GatewayApp:
             challenged=self._challenged,
         )
         self.passes = PassCookies(self.issuer, spec.passes)
-        remembered = Remembered(lambda: self.live.steps)
+        remembered = self._remembered = Remembered(lambda: self.live.steps)
         house = House(spec.functions.threads)
         self._held.callback(house.close)
         self.gate = Gate(
@@ -490,7 +490,7 @@ class GatewayApp:
     def _make(self, loaded: Loaded, before: dict[str, Upstream]) -> Live:
         services = Services(
             state=self.state, records=self.records, vault=self.vault, entropy=self.entropy, mailer=self._mailer,
-            keyring=lambda: self.keyring, published=self._keys_of,
+            keyring=lambda: self.keyring, published=self._keys_of, record=self._remembered.record,
         )  # fmt: skip
         return make_live(
             loaded, before, services=services, static=self.static, trusted=self._trusted, mailbox_url=self._mailbox_url,

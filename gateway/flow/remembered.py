@@ -54,6 +54,13 @@ class Remembered:
                 found[name] = RecordUnavailable(str(error))
         return found
 
+    async def record(self, subject: Subject, name: str) -> Any:
+        """One of them. Raises StoreUnavailable where it cannot be read."""
+        found = (await self.records(frozenset({name}), subject))[name]
+        if isinstance(found, RecordUnavailable):
+            raise StoreUnavailable(found.reason)
+        return found
+
 
 def proofs_of(already: Mapping[str, Passed], now: float) -> dict[str, Proof]:
     return {name: Proof(name, now if p.at is None else p.at, p.amr, p.edition) for name, p in already.items()}

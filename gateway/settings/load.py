@@ -26,6 +26,7 @@ from gateway.settings.mistakes import Mistake, Problems, Report, Source, nearest
 from gateway.settings.places import Document, Mark
 from gateway.settings.policies import compile_policies
 from gateway.settings.registry import IdentityConfig, Registry
+from gateway.settings.secrets import check_secrets
 from gateway.settings.shapes import shape
 from gateway.settings.words import LATER_KEYS, NOT_YET
 from gateway.settings.yaml import parse
@@ -143,12 +144,15 @@ def _load(path: Path, environ: Mapping[str, str], kinds: Registry) -> Loaded | P
     cross.check_references(report, main, raw, written)
     if spec is not None:
         cross.check_sections(report, main, spec, kinds)
-        cross.check_outside(report, main, spec, [(rule.source, rule.index, rule.spec) for rule in rules])
-        cross.check_steps(report, main, spec, {name: step.config for name, step in steps.items()})
-        check_introspection(report, main, spec, {name: step.config for name, step in steps.items()})
+        placed = [(rule.source, rule.index, rule.spec) for rule in rules]
+        configs = {name: step.config for name, step in steps.items()}
+        cross.check_outside(report, main, spec, placed)
+        cross.check_steps(report, main, spec, configs)
+        check_introspection(report, main, spec, configs)
+        check_secrets(report, main, spec, configs, placed)
         known = [entry.config for entry in identity if isinstance(entry.config, IdentityConfig)]
         declared = frozenset(claim for config in known for claim in config.claim_names())
-        cross.check_claims(report, main, {name: step.config for name, step in steps.items()}, declared)
+        cross.check_claims(report, main, configs, declared)
         cross.check_identity(report, main, spec, [(entry.index, entry.origin) for entry in identity])
         files.read.extend(cross.check_files(report, main, spec))
 

@@ -235,7 +235,7 @@ FRAGMENTS = [b for b in all_blocks("yaml") if not any(m.endswith("gateway.yaml")
 def test_every_yaml_example_loads(block: Block, tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text(json.dumps(configuration(read_yaml(block.text), tmp_path)))
-    environ = dict.fromkeys(re.findall(r"\$\{([A-Z_]+)\}", block.text), "a-value-of-more-than-thirty-two-characters")
+    environ = {name: f"a-value-of-more-than-thirty-two-characters-for-{name}" for name in re.findall(r"\$\{([A-Z_]+)\}", block.text)}
     found = load(path, environ=environ, kinds=REGISTRY)
     assert isinstance(found, Loaded), [str(m) for m in found.mistakes] if isinstance(found, Problems) else found
 

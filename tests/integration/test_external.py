@@ -178,6 +178,21 @@ async def test_claims_come_from_where_the_settings_say(tmp_path: Path, clock: Cl
         assert found["exp"] - found["iat"] == 300
 
 
+async def test_what_a_form_keeps_can_go_to_a_page(tmp_path: Path, clock: Clock) -> None:
+    fields = [{"name": "phone", "label": "Phone", "required": True}, {"name": "note", "label": "Note"}]
+    rule = {"name": "profile-first", "match": {"path": "/profile"}, "require": "profile"}
+    claims = {"phone": "record.profile.phone", "note": "record.profile.note", "call": "tel:{record.profile.phone}"}
+    async with at(tmp_path, clock, rule, RULE, steps={"profile": {"kind": "form", "fields": fields}}, claims=claims) as place:
+        client = await someone(place)
+        before = sent(await client.get(await asks(client))).claims()
+        assert not before.keys() & claims.keys()
+        way = await asks(client, "/profile")
+        shown = await client.get(way)
+        assert (await client.post(way, {"stepup_token": shown.hidden("stepup_token"), "phone": "555 0100"})).status == 303
+        after = sent(await client.get(await asks(client, "/vault/2"))).claims()
+        assert {n: after[n] for n in claims if n in after} == {"phone": "555 0100", "call": "tel:555 0100"}
+
+
 async def test_results_of_the_answer_are_claims_that_rules_see(tmp_path: Path, clock: Clock, page: Page) -> None:
     rule = {"name": "level", "match": {"path": "/gold"}, "when": "subject.claims.level != 'gold'", "deny": {"message": "Gold only."}}
     async with at(tmp_path, clock, RULE, rule, results={"level": "kyc_level"}) as place:
