@@ -52,7 +52,7 @@ async def test_there_and_back_by_a_form_of_another_site(chromium: Browser, tmp_p
         await expect(page.get_by_text("asks for this, and waits for")).to_contain_text(urlsplit(issuer.origin).netloc)
         await enter(page, gateway)
         if method == "post" and not script:
-            await expect(page.get_by_role("heading", name="All done here")).to_be_visible()
+            await expect(page.get_by_role("heading", name="One moment")).to_be_visible()
             await page.get_by_role("button", name="Continue").click()
         await expect(page.get_by_text("Welcome back, alice")).to_be_visible()
         assert [way for way, _ in issuer.arrived] == ["POST" if method == "post" else "GET"]
@@ -108,7 +108,7 @@ async def test_the_page_that_leads_on_can_be_read_by_everybody(chromium: Browser
         await page.route(re.compile(r"stepup-send\.js"), lambda route: route.abort())
         await page.goto(base + issuer.start())
         await enter(page, gateway)
-        await expect(page.get_by_role("heading", name="All done here")).to_be_visible()
+        await expect(page.get_by_role("heading", name="One moment")).to_be_visible()
         assert await axe(page) == []
         visitor.complaints.clear()  # the script that was held back
 

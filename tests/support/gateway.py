@@ -65,7 +65,7 @@ def demo_config(
     raw["steps"]["human"] |= {"cost": 100, "max_number": 50}  # a puzzle, but a quick one
     raw["admin"] = {"listen": f"127.0.0.1:{admin_port}"}
     raw |= changes
-    if "terms" in raw["steps"]:
+    if "document" in raw["steps"].get("terms", {}):
         document = DEMO.parent / raw["steps"]["terms"]["document"]
         raw["steps"] = {**raw["steps"], "terms": {**raw["steps"]["terms"], "document": str(document)}}
     if not terms:
