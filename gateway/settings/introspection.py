@@ -1,4 +1,4 @@
-"""What no single line of `introspection:` can tell: names, secrets long enough and shared by no two, audiences that somebody has."""
+"""What no single line of `introspection:` can tell: names, secrets long enough, audiences that somebody has."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ def check_introspection(report: Report, source: Source, spec: GatewaySpec, steps
 
 
 def _clients(report: Report, source: Source, spec: IntrospectionSpec, receivers: Iterable[str]) -> None:
-    taken: dict[str, str] = {}
     known = sorted(receivers)
     for name, client in spec.clients.items():
         at: Loc = ("introspection", "clients", name)
@@ -37,8 +36,6 @@ def _clients(report: Report, source: Source, spec: IntrospectionSpec, receivers:
         for index, secret in enumerate(client.secret):
             if len(secret) < LEAST_SECRET or not secret.isascii() or not secret.isprintable() or " " in secret:
                 report.add(source, (*at, "secret", index), f"is {LEAST_SECRET} characters or more of ASCII without blanks")
-            elif taken.setdefault(secret, name) != name:
-                report.add(source, (*at, "secret", index), "is that of another client too; each has its own")
         for index, audience in enumerate(client.audience):
             if audience not in known:
                 message = f"no token is for this audience: no upstream is named so{nearest(audience, known)}"

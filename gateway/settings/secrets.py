@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from gateway.settings.mistakes import Report, Source
+from gateway.settings.mistakes import Report, Source, shown
 from gateway.settings.places import Loc
 from gateway.spec.base import Spec
 from gateway.spec.rules import RuleSpec
@@ -19,7 +19,7 @@ def check_secrets(
     """Says where a secret is shared with another party than before. steps: by name."""
     first: dict[str, tuple[str, str]] = {}
     for source, at, party, secret in _held(main, spec, steps, rules):
-        place = ".".join(str(part) for part in at[:2])
+        place = shown(at[: at.index("secret")])
         owner, where = first.setdefault(secret, (party, place))
         if owner != party:
             report.add(source, at, f'is shared with "{owner}" already ({where}); each party needs a secret of its own')

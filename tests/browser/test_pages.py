@@ -48,7 +48,7 @@ class Gallery:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def site(tmp_path: Path) -> AsyncIterator[Gallery]:
+async def site(tmp_path: Path, page: Page) -> AsyncIterator[Gallery]:
     theme = ThemeSpec(name="Example Bank", support_url="https://bank.example.com/help")
     pages = make_pages(tmp_path, theme, "http://127.0.0.1:8090/dev/mailbox")
     site = Gallery({**gallery(pages), **await real_steps(pages)})
@@ -58,6 +58,8 @@ async def site(tmp_path: Path) -> AsyncIterator[Gallery]:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     site.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    # The page that sends itself stays where it is.
+    await page.route("**/stepup-send.js", lambda route: route.abort())
     yield site
     await runner.cleanup()
 

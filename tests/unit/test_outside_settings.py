@@ -108,7 +108,7 @@ def test_plain_http_elsewhere_is_warned_of(tmp_path: Path) -> None:
         ({**RULE, "intercept": {**RULE["intercept"], "challenge": True}}, "needs exactly one of location and challenge: true"),
         ({**RULE, "intercept": {"upstream": "bank"}}, "needs exactly one of location and challenge: true"),
         ({**RULE, "intercept": {"upstream": "bank", "location": "https://mfa.example.com"}}, "has no path"),
-        ({**RULE, "intercept": {"upstream": "bank", "location": "https://*.example.com/x"}}, "without user, query or fragment"),
+        ({**RULE, "intercept": {"upstream": "bank", "location": "https://*.example.com/x"}}, "is an exact origin and a path glob"),
         ({**RULE, "intercept": {"upstream": "bank", "location": "//mfa.example.com/x"}}, "is an exact origin and a path glob"),
         ({**RULE, "intercept": {"upstream": "bank", "location": "https://mfa.example.com/x?y"}}, "without user, query or fragment"),
         ({**RULE, "intercept": {"upstream": "bank", "location": "https://mfa.example.com/***"}}, "`***` means nothing"),

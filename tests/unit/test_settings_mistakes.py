@@ -110,7 +110,7 @@ def test_a_good_configuration_has_no_mistakes(tmp_path: Path) -> None:
         ),
         (
             f"introspection: {{clients: {{a: {{secret: {'a' * 32}, audience: bank}}, b: {{secret: ▸{'a' * 32}, audience: bank}}}}}}",
-            "introspection.clients.b.secret: is that of another client too; each has its own",
+            'introspection.clients.b.secret: is shared with "a" already (introspection.clients.a); each party needs a secret of its own',
         ),
         (
             f"introspection: {{clients: {{▸a b: {{secret: {'a' * 32}, audience: bank}}}}}}",

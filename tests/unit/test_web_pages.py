@@ -262,8 +262,11 @@ def test_a_form_to_a_page_of_others_has_its_fields_a_button_and_a_policy_that_na
     assert "form-action 'self' https://kyc.example.com;" in (page.header("Content-Security-Policy") or "")
 
 
-@pytest.mark.parametrize("url", ["javascript:alert(1)", "data:text/html,x", "/here", "//evil.example/", "https:///x", ""])
-def test_a_form_goes_to_http_only(pages: Pages, url: str) -> None:
+URLS = ["javascript:alert(1)", "data:text/html,x", "here", "//evil.example/", "/\\\\evil.example/", "https:///x", ""]
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_a_form_goes_to_http_or_a_path_of_ours_only(pages: Pages, url: str) -> None:
     with pytest.raises(ValueError, match="http"):
         pages.send(SHOWN, url, [])
 
