@@ -212,3 +212,19 @@ async def test_what_another_site_posts_for_a_step_that_a_reload_took_away_is_tol
         if told.status == 303:
             told = await client.get(told.location)
         assert told.status == 410, told.text
+
+
+async def test_who_accepts_again_because_the_rule_wants_it_younger_is_not_asked_for_ever(tmp_path: Path) -> None:
+    (tmp_path / "terms.md").write_text("# Terms\n\nBe kind.\n")
+    clock = Clock(START)
+    asking = {"name": "terms", "match": {"path": "/vault/**"}, "require": "terms", "max_age": "30d"}
+    terms = {"kind": "consent", "document": str(tmp_path / "terms.md"), "version": "1"}
+    async with at(tmp_path, clock, asking, steps={"terms": terms}) as place:
+        for _ in range(2):
+            client = await someone(place)
+            done = await accepted(place, client, await asks(client))
+            back_again = await client.get(done.location)
+            assert (await client.get(back_again.location)).text == "done for alice", clock.now
+            other = await someone(place)
+            assert (await other.get("/vault")).text == "done for alice"
+            await place.gateway.advance(31 * 86_400)
