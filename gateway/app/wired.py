@@ -168,7 +168,7 @@ class Wired:
         )  # fmt: skip
         self.outsiders = Outsiders(
             transactions=self.transactions, entropy=self.entropy, parties=lambda: self.live.parties, keyring=lambda: self.keyring,
-            steps=lambda: self.live.ruleset.steps,
+            steps=lambda: self.live.ruleset.steps, patience=self._patience,
         )  # fmt: skip
         outside = OutsidePages(
             outsiders=self.outsiders, transactions=self.transactions, state=self.state, pages=transaction_pages, answers=answers,
@@ -205,7 +205,7 @@ class Wired:
         )
         suspender = Suspender(
             transactions=self.transactions, entropy=self.entropy, answers=answers, trail=self.trail, paths=paths,
-            patience=lambda steps: max((self.live.patience.get(step, 0.0) for step in steps), default=0.0),
+            patience=self._patience,
         )  # fmt: skip
         intercepts = Interceptor(
             ruleset=lambda: self.live.ruleset, outsiders=self.outsiders, transactions=self.transactions, suspender=suspender,
@@ -232,7 +232,7 @@ class Wired:
         )  # fmt: skip
         self.grants = Grants(
             gate=self.gate, relay=relay, issued=self.issued, answers=answers, trail=self.trail, oauth=self._oauth,
-            transactions=GrantTransactions(self.transactions, self.state, self.vault, self.entropy, lambda: self.keyring),
+            transactions=GrantTransactions(self.transactions, self.state, self.vault, self.entropy, lambda: self.keyring, self._patience),
             rules=lambda: self.live.rules, limits=spec.limits,
         )  # fmt: skip
         entrance = Entrance("https" if spec.tls else "http", spec.public_url, self._trusted)
@@ -268,6 +268,10 @@ class Wired:
         """Where answers of an upstream redirect to (none for one that a reload took away), and where steps send browsers."""
         found = self.live.loaded.spec.upstreams.get(upstream)
         return (*(found.next_origins if found is not None else ()), *self.live.away)
+
+    def _patience(self, steps: Sequence[str]) -> float:
+        """Seconds that a transaction with these steps waits at least: as long as a page of others may take."""
+        return max((self.live.patience.get(step, 0.0) for step in steps), default=0.0)
 
     def _keys_of(self, url: str) -> PublishedKeys:
         """The keys that a URL publishes: fetched once for all who need them, and kept over a reload."""

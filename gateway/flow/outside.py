@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 from urllib.parse import quote
@@ -157,8 +157,10 @@ class Outsiders:
 
     def __init__(
         self, *, transactions: Transactions, entropy: Entropy, parties: Callable[[], Parties], keyring: Callable[[], Keyring],
-        steps: Callable[[], Mapping[str, StepInfo]],
+        steps: Callable[[], Mapping[str, StepInfo]], patience: Callable[[Sequence[str]], float] = lambda _steps: 0.0,
     ) -> None:  # fmt: skip
+        """patience: seconds that a transaction with these steps waits at least."""
+        self._patience = patience
         self._transactions = transactions
         self._entropy = entropy
         self._parties = parties
@@ -189,7 +191,7 @@ class Outsiders:
             kind="script" if script else "navigation",
             replay="off",
             created=now,
-            expires=now + self._transactions.spec.ttl,
+            expires=now + max(self._transactions.spec.ttl, self._patience([step for step, _ in asked])),
             address=head.client_ip,
             rules=(rule,),
             tasks=tuple(Task(step, max_age, (rule,)) for step, max_age in asked),
@@ -272,12 +274,17 @@ def refusal(outside: Outside, words: str) -> Sending:
     return Sending(outside.url, fields, "query")
 
 
+_WORDS: Final = {
+    "cancelled": "cancelled by the user", "declined": "declined by the user", "authorize_again": "the user has to sign in again",
+}  # fmt: skip
+
+
 def way_back(transaction: Transaction) -> str:
     """Where somebody goes who does not go through with it: to where they came from, or back to the party outside, with an error."""
     outside = transaction.outside
     if outside is None:
         return transaction.page
-    words = transaction.reason if transaction.reason != "cancelled" else "cancelled by the user"
+    words = _WORDS.get(transaction.reason, transaction.reason)
     return refusal(outside, words or f"this transaction is {transaction.status.value}").address
 
 

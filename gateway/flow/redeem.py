@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -58,8 +58,11 @@ class GrantTransactions:
     """Every method may raise StoreUnavailable."""
 
     def __init__(
-        self, transactions: Transactions, state: StateStore, vault: Vault, entropy: Entropy, keyring: Callable[[], Keyring]
-    ) -> None:
+        self, transactions: Transactions, state: StateStore, vault: Vault, entropy: Entropy, keyring: Callable[[], Keyring],
+        patience: Callable[[Sequence[str]], float] = lambda _steps: 0.0,
+    ) -> None:  # fmt: skip
+        """patience: seconds that a transaction with these steps waits at least."""
+        self._patience = patience
         self._transactions = transactions
         self._state = state
         self._vault = vault
@@ -76,7 +79,8 @@ class GrantTransactions:
         state, spec, functions = self._transactions.new_state(), self._transactions.spec, judged.facts.functions
         transaction = Transaction(
             id=transaction_id(state), origin=asked.head.origin, upstream=upstream, binding=binding, method=asked.head.method,
-            target=asked.head.target.raw, kind="grant", replay="off", created=asked.now, expires=asked.now + spec.ttl,
+            target=asked.head.target.raw, kind="grant", replay="off", created=asked.now,
+            expires=asked.now + max(spec.ttl, self._patience([a.step for a in decision.asked])),
             address=asked.head.client_ip, rules=decision.rules,
             tasks=tuple(Task(a.step, a.max_age, a.rules, url=a.url) for a in decision.asked), subject=subject,
             jti=(functions.jti if functions is not None else "") or self._entropy.token(), run=kept(functions, subject), grant=grant,

@@ -13,6 +13,7 @@ from gateway.flow.gate import Gate, Judged
 from gateway.flow.identity import Identified
 from gateway.flow.transaction import CONFIRM, Transaction
 from gateway.policy.body import parse_body
+from gateway.policy.decide import visit
 from gateway.policy.facts import REDIRECT_CALLBACK, Body, BodyUnavailable
 from gateway.tokens.passes import Pass
 from gateway.wire.head import RequestHead
@@ -35,9 +36,13 @@ def stored_head(stored: StoredRequest, now_at: RequestHead) -> RequestHead:
 
 
 def proved(transaction: Transaction) -> dict[str, Proof]:
-    """What the transaction proved, without the page that only shows what will be sent; and the pages that rule functions sent the user to,
-    which prove nothing but that they came back from there."""
-    visited = {task.step: task.passed for task in transaction.tasks if task.url and task.passed is not None}
+    """What the transaction proved, without the page that only shows what will be sent; and, by names that no step has, the pages from which
+    the user came back without proof, for the rule functions that sent them there."""
+    visited: dict[str, Proof] = {}
+    for task in transaction.tasks:
+        if task.passed is not None and not task.counts:
+            names = [task.step] if task.url else [visit(rule, task.step) for rule in task.rules]
+            visited |= {name: replace(task.passed, step=name) for name in names}
     return {**{name: proof for name, proof in transaction.proofs.items() if name != CONFIRM}, **visited}
 
 

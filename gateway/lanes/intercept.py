@@ -142,7 +142,9 @@ class Interceptor:
         self._gate.rely(who, asked.now)
         aloof = who is not seen.who
         facts = Facts(subject=who.subject, proofs=who.holder.proofs if who.holder else {}, granted={} if aloof else seen.granted)
-        known = {step: proof for step in over.steps if (proof := proved(step, rule.max_age, facts, asked.now)) is not None}
+        now = asked.now
+        found = {step: proved(step, rule.max_age, facts, now, infos[step].edition) for step in over.steps}
+        known = {step: proof for step, proof in found.items() if proof is not None}
         outside = Outside(
             entry=f"intercept:{rule.name}", url=resumption.url, state=states[0],
             jti=told.jti if told is not None else self._outsiders.new_jti(),
@@ -249,7 +251,8 @@ class Interceptor:
                 continue
             proofs = seen.who.holder.proofs if seen.who.holder else {}
             facts = Facts(subject=seen.who.subject, proofs=proofs, granted=seen.granted)
-            missing = tuple(step for step in demand.steps if proved(step, demand.max_age, facts, asked.now) is None)
+            age, now, infos = demand.max_age, asked.now, ruleset.steps
+            missing = tuple(step for step in demand.steps if proved(step, age, facts, now, infos[step].edition) is None)
             if not missing:
                 return self._insists(seen, rule)
             return await self._ask(seen, rule, tuple(Step(step, demand.max_age, (rule.name,)) for step in missing), facts)

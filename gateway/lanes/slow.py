@@ -256,7 +256,9 @@ class SlowLane:
             judged, already, origin=asked.head.origin, sid=self._entropy.token()[:22], now=asked.now, idle=self._gate.spec.idle
         )
         proofs = proofs_of(already, asked.now)
-        again = await self._gate.judge(asked.head, asked.now, read_body, identified=known.identified, granted=proofs)
+        again = await self._gate.judge(
+            asked.head, asked.now, read_body, identified=known.identified, granted=proofs, functions=judged.facts.functions
+        )
         if not isinstance(again.decision, Allow):
             return None
         self._trail.event("remembered", request_id=asked.request_id, steps=",".join(already), subject=judged.identified.subject.id)

@@ -8,7 +8,7 @@ Rule functions are asked for last, all that were hit together: what YAML rules r
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, assert_never
 
 from gateway.policy.condition import Key
@@ -119,7 +119,7 @@ def run(rules: Iterable[Rule], view: View, facts: Facts, ruleset: Ruleset, now: 
     for rule in rules:
         if isinstance(rule.effect, TakeOver):
             if isinstance(judge(rule, view, facts, ruleset, now), Hit):
-                collected.proved.update(dict.fromkeys(shown(rule.effect, facts)))
+                collected.proved.update(dict.fromkeys(shown(rule.effect, facts, ruleset)))
             continue
         verdict = judge(rule, view, facts, ruleset, now)
         if rule.shadow:
@@ -207,7 +207,12 @@ def _redirect(collected: _Collected, view: View, facts: Facts, ruleset: Ruleset,
             if step not in facts.granted:
                 collected.asked[step] = Asked(step, "once", (rule.name,), url)
         case (rule, ToSteps(steps)):
-            _ask(_asked_here(steps, view, facts, ruleset), rule, collected, facts, ruleset, now)
+            here = [step for step in _asked_here(steps, view, facts, ruleset) if visit(rule.name, step) not in facts.granted]
+            _ask(here, rule, collected, facts, ruleset, now)
+            for step in here:
+                if step in collected.asked and not ruleset.steps[step].counts:
+                    # The pass will not know of it: it is for this very request, as a page of the function's own is.
+                    collected.asked[step] = replace(collected.asked[step], max_age="once")
 
 
 def _ask(steps: Iterable[str], rule: Rule, collected: _Collected, facts: Facts, ruleset: Ruleset, now: float) -> None:
@@ -240,7 +245,7 @@ def judge(rule: Rule, view: View, facts: Facts, ruleset: Ruleset, now: float) ->
         if not rule.enabled:
             return Miss("disabled")
         here = rule.effect.upstream == view.upstream and not rule.shadow
-        return HIT if here and rule.effect.challenge and shown(rule.effect, facts) else Miss("answer")
+        return HIT if here and rule.effect.challenge and shown(rule.effect, facts, ruleset) else Miss("answer")
     verdict = _judge(rule, view, facts, now)
     if isinstance(verdict, Miss) or not isinstance(rule.effect, Require | Run):
         return verdict
@@ -304,10 +309,10 @@ def proved(step: str, max_age: MaxAge, facts: Facts, now: float, edition: str = 
     return proof if max_age == "session" or now - proof.at < max_age else None
 
 
-def shown(effect: TakeOver, facts: Facts) -> tuple[str, ...]:
+def shown(effect: TakeOver, facts: Facts, ruleset: Ruleset) -> tuple[str, ...]:
     """What an upstream that asks by challenges gets to see: what was proved of the steps that it may ask for, whatever its age. How old is
-    too old, the upstream judges."""
-    return tuple(step for step in effect.steps if step in facts.granted or step in facts.proofs)
+    too old, the upstream judges; which edition counts, it cannot know."""
+    return tuple(step for step in effect.steps if proved(step, "session", facts, 0.0, ruleset.steps[step].edition) is not None)
 
 
 def askable(rule: Rule, view: View, facts: Facts, ruleset: Ruleset) -> tuple[str, ...]:
@@ -325,6 +330,11 @@ def _asked_here(steps: tuple[str, ...], view: View, facts: Facts, ruleset: Rules
 def page(rule: str) -> str:
     """The name that stands for the page of a rule function among steps. No configured step has an `@`."""
     return "@" + rule
+
+
+def visit(rule: str, step: str) -> str:
+    """The name that stands among what was proved for a step which a rule asked for and from which the browser came back without proof."""
+    return f"@{step}@{rule}"
 
 
 def did(ran: Ran) -> str:

@@ -105,7 +105,7 @@ def _done(rule: Rule, view: View, facts: Facts, ruleset: Ruleset, now: float) ->
             ran = facts.functions.ran.get(rule.name) if facts.functions is not None else None
             return "its function was not run" if ran is None else f"its function ran: {did(ran)}"
         case TakeOver() as taken:
-            return f"shows the upstream what was proved: {', '.join(shown(taken, facts))}"
+            return f"shows the upstream what was proved: {', '.join(shown(taken, facts, ruleset))}"
         case Require():
             parts = []
             for step in askable(rule, view, facts, ruleset):

@@ -80,7 +80,8 @@ class Rule:
 @dataclass(frozen=True, slots=True)
 class StepInfo:
     """What policy must know of a step: whether it can be asked of nobody. `acr`: its authentication context, if named. `edition`: what is
-    asked now (of a document: its version); a proof of another edition counts no more. `claims`: those that it sets."""
+    asked now (of a document: its version); a proof of another edition counts no more. `claims`: those that it sets. `counts`: to pass it
+    proves something."""
 
     name: str
     kind: str
@@ -88,6 +89,7 @@ class StepInfo:
     acr: str | None = None
     edition: str = ""
     claims: tuple[str, ...] = ()
+    counts: bool = True
 
 
 @dataclass(frozen=True, slots=True)

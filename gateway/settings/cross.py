@@ -169,17 +169,28 @@ def _oauth(report: Report, source: Source, spec: GatewaySpec, at: Loc, oauth: OA
         report.warn(source, (*at, "authorize"), "without `session_cookie` a silent renewal in another site's frame is always refused")
 
 
-def check_outside(report: Report, source: Source, spec: GatewaySpec, rules: Iterable[tuple[Source, int, RuleSpec]]) -> None:
-    """What ends at somebody else's continue URL."""
+def check_outside(
+    report: Report, source: Source, spec: GatewaySpec, rules: Iterable[tuple[Source, int, RuleSpec]], steps: Mapping[str, Spec]
+) -> None:
+    """What ends at somebody else's continue URL. steps: those without mistakes."""
+
+    def prove(file: Source, loc: Loc, names: Iterable[str]) -> None:
+        for index, step in enumerate(names):
+            if not getattr(steps.get(step), "counts", True):
+                report.add(file, (*loc, index), f'"{step}" proves nothing (`answer: none`), and no rule runs again that could tell')
+
     for name, entry in spec.begin.items():
         if entry.issuer in spec.upstreams:
             report.add(source, ("begin", name, "issuer"), "is the name of an upstream, whose tokens would be taken for one another's")
+        prove(source, ("begin", name, "steps"), entry.steps)
         for index, url in enumerate(entry.continue_url):
             parts = urlsplit(url)
             if parts.scheme == "http" and not _loopback(f"{parts.hostname}:80"):
                 report.warn(source, ("begin", name, "continue_url", index), "is plain http: whoever is on the way can read our answer")
     ways: dict[tuple[str, str], tuple[str, str]] = {}
     for file, index, rule in rules:
+        if rule.intercept is not None:
+            prove(file, ("rules", index, "require"), rule.require or ())
         if rule.resume is None or rule.intercept is None:
             continue
         at: Loc = ("rules", index, "resume", "url")

@@ -146,7 +146,7 @@ def _load(path: Path, environ: Mapping[str, str], kinds: Registry) -> Loaded | P
         cross.check_sections(report, main, spec, kinds)
         placed = [(rule.source, rule.index, rule.spec) for rule in rules]
         configs = {name: step.config for name, step in steps.items()}
-        cross.check_outside(report, main, spec, placed)
+        cross.check_outside(report, main, spec, placed, configs)
         cross.check_steps(report, main, spec, configs)
         check_introspection(report, main, spec, configs)
         check_secrets(report, main, spec, configs, placed)

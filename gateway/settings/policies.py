@@ -85,6 +85,7 @@ def _info(name: str, entry: StepEntry | None, kinds: Registry) -> StepInfo:
         acr=entry.config.acr if isinstance(entry.config, StepSpec) else None,
         edition=getattr(entry.config, "edition", ""),
         claims=tuple(sorted(_claims(entry.config))),
+        counts=getattr(entry.config, "counts", True),
     )
 
 

@@ -174,7 +174,8 @@ class Arrivals:
 
     async def _doubted(self, asked: Asked, where: Whereabouts, arrival: Arrival, found: Found) -> web.Response | None:
         """An answer that is wrong whoever brings it. It counts against the address: the browser is not known."""
-        if not found.transaction.open or not _awaited(found.transaction, where, arrival):
+        known = self._progress.knows(found.transaction)
+        if not found.transaction.open or not known or not _awaited(found.transaction, where, arrival):
             return None  # told when the browser is known
         look = Look(asked.now, asked.head.client_ip, asked.head.origin, (), None, where.state)
         wrong = await self._progress.foresee(found, arrival, look)

@@ -16,7 +16,7 @@ from gateway.flow.asked import Asked
 from gateway.flow.browser import browser_for, known_browser
 from gateway.flow.cookies import PassCookies
 from gateway.flow.issuer import Issuer
-from gateway.flow.outside import LONGEST_STATE, Entry, Opened, Outsiders, Told, answered, subject_of
+from gateway.flow.outside import LONGEST_STATE, Entry, Opened, Outsiders, Told, answered, subject_of, way_back
 from gateway.flow.ports import AuditEvent, Entropy, StateStore
 from gateway.flow.replay import first_use, give_back, replay_key
 from gateway.flow.repository import TooMany, Transactions
@@ -181,6 +181,10 @@ class OutsidePages:
         outside = transaction.outside
         if outside is None or self._outsiders.answer(transaction) is None:
             return self._answers.refusal(asked, "expired", href=transaction.page)  # a reload took the party away
+        if not all(task.counts for task in transaction.tasks):
+            # Only a reload makes it so. There are no rules that could say whether to come back was enough: nothing is signed.
+            self._trail.event("refused", request_id=asked.request_id, kind="expired", reason="a step that proves nothing")
+            return self._answers.refusal(asked, "expired", href=way_back(transaction))
         done = move(transaction, Event.REISSUED)
         try:
             await self._transactions.save(done, visit.found.version, asked.now)

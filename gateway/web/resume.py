@@ -143,6 +143,8 @@ class Resume:
 
     async def _ready(self, asked: Asked, state: str, visit: Visit) -> web.Response:
         transaction = visit.found.transaction
+        if transaction.outside is not None:  # it came back from a page of others, and goes on at the party's
+            return await self._outside.resume(asked, state, visit)
         if transaction.grant is not None:
             return await self._pages.visited(asked, state, visit)
         stored = await self._transactions.request(transaction.id, asked.now)

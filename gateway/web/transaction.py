@@ -137,8 +137,8 @@ class TransactionPages:
         message = ""
         if transaction.status is Status.FAILED:
             status = 410 if status is None else status
-            kind = "cancelled" if transaction.reason == "cancelled" else kind
-            message = transaction.reason[:1].upper() + transaction.reason[1:] + "."
+            kind = transaction.reason if transaction.reason in ("cancelled", "declined", "authorize_again") else kind
+            message = transaction.reason[:1].upper() + transaction.reason[1:] + "." if kind != transaction.reason else ""
         if not wants_page(asked.head):
             return self._json(self._document(asked, transaction, None), status or 410, cookies)
         label = "Go back to " + origin_or_own(asked.head, outside.url).partition("://")[2]
@@ -370,13 +370,15 @@ class TransactionPages:
             chosen = moved.outcome == "declined" or transaction.reason == "authorize_again"
             status = 200 if transaction.open or chosen else 403 if moved.outcome == "failed" else 410
             document = self._document(asked, transaction, state, evidence=evidence)
-            if moved.to:
+            if moved.to and transaction.outside is None:
                 document["leads_to"] = urljoin(asked.head.origin, moved.to)
             return self._json(document, status, cookies)
         if transaction.status is Status.READY and transaction.grant is None:
             return self._answers.see_other(self._answers.continue_path(state), cookies)
         if moved.outcome == "failed":
             return self.ended(asked, transaction, status=403, cookies=cookies)
+        if moved.outcome == "declined" and transaction.outside is not None:  # whoever sent them waits for them
+            return self._answers.see_other(way_back(transaction), cookies)
         if moved.outcome == "declined":
             return self._answers.see_other(moved.to, cookies) if moved.to else self.ended(asked, transaction, status=200, cookies=cookies)
         return self._answers.see_other(self._answers.transaction_path(state), cookies)

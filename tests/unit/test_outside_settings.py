@@ -169,3 +169,16 @@ def test_explain_tells_of_rules_about_answers(tmp_path: Path) -> None:
     proved = Facts(subject=Subject("alice"), proofs={"quiz": Proof("quiz", 50.0)})
     explanation = explain(request("/x"), proved, found.ruleset, 100.0)
     assert {line.name: line.why for line in explanation.rules}["api"] == "shows the upstream what was proved: quiz"
+
+
+@pytest.mark.parametrize("where", ["begin", "intercept", "challenge"])
+def test_a_step_that_proves_nothing_is_not_what_others_are_told_of(tmp_path: Path, where: str) -> None:
+    survey = {"kind": "redirect", "url": "https://survey.example/", "secret": "t" * 32, "audience": "survey", "answer": "none"}
+    cases: dict[str, dict[str, Any]] = {
+        "begin": {"begin": {"idp": BEGIN | {"steps": ["quiz", "survey"]}}},
+        "intercept": {"rules": [RULE | {"require": ["survey"]}]},
+        "challenge": {"rules": [CHALLENGE | {"require": ["survey"]}]},
+    }
+    found = loaded(tmp_path, steps={"quiz": CAPTCHA, "survey": survey}, **cases[where])
+    assert isinstance(found, str)
+    assert '"survey" proves nothing (`answer: none`)' in found

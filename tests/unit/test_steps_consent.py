@@ -283,3 +283,21 @@ async def test_people_are_told_apart_by_source_and_by_the_spelling_of_their_name
     for other in (Subject("ALICE", {}, "login"), Subject("alice", {}, "jwt:2"), Subject("alice", {}, "")):
         assert await consent.already(other, world.now) is None
         assert await consent.record(other) is None
+
+
+async def test_of_one_that_is_accepted_again_the_first_and_the_latest_time_are_kept() -> None:
+    world = World()
+    consent = step(world)
+    started = world.now
+    await accepted(world, consent)
+    for days in (31, 62):
+        world.now = started + days * 86_400
+        outcome = await accepted(world, consent, f"t{days}")
+        assert outcome.at == world.now
+        known = await consent.already(world.context().subject, world.now + 1000)
+        assert known is not None
+        assert known.at == world.now
+    assert isinstance(world.records, MemoryRecords)
+    [entry] = world.records.entries.values()
+    [kept] = json.loads(entry.value)["accepted"]
+    assert (kept["at"], kept["again"]["at"], kept["again"]["transaction"]) == (started, world.now, "t62")

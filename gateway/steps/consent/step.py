@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -25,6 +26,8 @@ KIND = "consent"
 MOST_KEPT = 100
 """Versions that one subject's record remembers; the oldest are in the audit trail."""
 TRIES = 5
+SAME = 60.0
+"""Seconds within which the same text accepted once more is one answer, of two tabs or a double click."""
 
 
 class Consent:
@@ -87,7 +90,7 @@ class Consent:
         }  # fmt: skip
         if context.subject.known:
             entry = await self._keep(context, entry)
-        return self._passed(entry, f"consent: accepted {what}")
+        return replace(self._passed(entry, f"consent: accepted {what}"), at=context.now)
 
     async def already(self, subject: Subject, now: float) -> Passed | None:  # noqa: ARG002 - consent does not grow old
         """See flow.step.Remembers."""
@@ -101,23 +104,26 @@ class Consent:
         if not accepted:
             return None
         last = accepted[-1]
-        at = datetime.fromtimestamp(last["at"], UTC)
+        at = datetime.fromtimestamp(_at(last), UTC)
         return {"accepted": True, "version": last["version"], "sha256": last["sha256"], "at": at}
 
     async def _keep(self, context: Context, entry: dict[str, Any]) -> dict[str, Any]:
-        """Add to the record; the entry that counts. The same text is accepted once, however often that is sent."""
+        """Add to the record; the entry that counts. The same text stands there once: with it when it was first accepted, and when last, for
+        a rule may want that younger (`max_age`) or for each request."""
         owner, name = kept.owner(context.subject), kept.name(context.subject, self._name)
         for _ in range(TRIES):
             accepted, version = await self._load(context.subject)
             same = next((e for e in accepted if (e["version"], e["sha256"]) == (entry["version"], entry["sha256"])), None)
-            if same is not None:
+            if same is not None and entry["at"] - _at(same) < SAME:
                 return same
-            value = json.dumps({"accepted": [*accepted, entry][-MOST_KEPT:]}).encode("ascii")
+            again = {what: entry[what] for what in ("at", "address", "transaction")}
+            kept_now = entry if same is None else {**same, "again": again}
+            value = json.dumps({"accepted": [*(e for e in accepted if e is not same), kept_now][-MOST_KEPT:]}).encode("ascii")
             try:
                 await self._records.put(KIND, owner, name, value, version=version, now=context.now)
             except Conflict:
                 continue
-            return entry
+            return kept_now
         raise StoreUnavailable("a record of consent is being written over and over")
 
     async def _load(self, subject: Subject) -> tuple[list[dict[str, Any]], int]:
@@ -126,9 +132,14 @@ class Consent:
         return ([], 0) if entry is None else (json.loads(entry.value)["accepted"], entry.version)
 
     def _passed(self, entry: Mapping[str, Any], private: str) -> Passed:
-        claims: dict[str, Scalar] = {claim: entry[what] for claim, what in self._config.claims.items()}
-        return Passed((), claims, at=entry["at"], edition=self._config.edition, private=private)
+        claims: dict[str, Scalar] = {claim: _at(entry) if what == "at" else entry[what] for claim, what in self._config.claims.items()}
+        return Passed((), claims, at=_at(entry), edition=self._config.edition, private=private)
 
     def _refused(self, context: Context, code: str, public: str, private: str, field: str | None = None) -> Refused:
         """There is nothing to guess here: no answer counts against anybody."""
         return Refused(code, public, f"consent: {private}", context.memory, field, counts=False)
+
+
+def _at(entry: Mapping[str, Any]) -> float:
+    """When it was accepted last."""
+    return float(entry.get("again", entry)["at"])

@@ -77,6 +77,11 @@ class RedirectConfig(StepSpec):
         return frozenset(self.results)
 
     @property
+    def counts(self) -> bool:
+        """To come back from there proves something."""
+        return self.answer == "required"
+
+    @property
     def origins(self) -> tuple[str, ...]:
         """Where a browser comes through, once it is sent away."""
         parts = urlsplit(self.url)

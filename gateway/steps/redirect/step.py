@@ -82,7 +82,7 @@ class Redirect:
         if not await first_use(self._state, self._config.audience, jti, expires=context.now + USED_FOR, now=context.now):
             return Refused("used", "This answer was used before.", "jti was used", context.memory, counts=False)
         config = self._config
-        return Passed(config.amr, checked, then=config.then, counts=config.answer == "required")
+        return Passed(config.amr, checked, then=config.then, counts=config.counts)
 
     async def judge(self, context: Context, form: Mapping[str, str]) -> Refused | dict[str, Scalar]:
         """What an answer comes to, and nothing is used up by it: its results, or why it is none. Raises StoreUnavailable where the page's
