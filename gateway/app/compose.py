@@ -375,6 +375,7 @@ class GatewayApp:
             arrivals=arrivals, transactions=self.transactions, door=self.door, gate=self.gate, pages=transaction_pages, answers=answers,
             issuer=self.issuer, keyring=lambda: self.keyring, passes=self.passes, trail=self.trail, read_body=reader,
             answer_limit=spec.limits.answer_body, condition_limit=spec.limits.condition_body, outside=outside, leads_away=self._leads_away,
+            endpoints=self._oauth,
         )  # fmt: skip
         introspection = Introspection(
             state=self.state, guessing=self.guessing, transactions=self.transactions, revocations=self.feed, keyring=lambda: self.keyring,
@@ -395,9 +396,13 @@ class GatewayApp:
         anew = Anew(
             transactions=self.transactions, sessions=self.sessions, answers=answers, trail=self.trail, urls=lambda: self.live.begin_anew
         )
+
+        def patience(steps: Sequence[str]) -> float:
+            return max((self.live.patience.get(step, 0.0) for step in steps), default=0.0)
+
         suspender = Suspender(
             transactions=self.transactions, entropy=self.entropy, answers=answers, trail=self.trail, paths=paths,
-            patience=lambda steps: max((self.live.patience.get(step, 0.0) for step in steps), default=0.0),
+            patience=patience,
         )  # fmt: skip
         intercepts = Interceptor(
             ruleset=lambda: self.live.ruleset, outsiders=self.outsiders, transactions=self.transactions, suspender=suspender,
@@ -424,7 +429,7 @@ class GatewayApp:
         )  # fmt: skip
         self.grants = Grants(
             gate=self.gate, relay=relay, issued=self.issued, answers=answers, trail=self.trail, oauth=self._oauth,
-            transactions=GrantTransactions(self.transactions, self.state, self.vault, self.entropy, lambda: self.keyring),
+            transactions=GrantTransactions(self.transactions, self.state, self.vault, self.entropy, lambda: self.keyring, patience),
             rules=lambda: self.live.rules, limits=spec.limits,
         )  # fmt: skip
         entrance = Entrance("https" if spec.tls else "http", spec.public_url, self._trusted)

@@ -121,11 +121,12 @@ def _encoded(passed: Passed) -> bytes:
     subject = passed.subject
     return json.dumps({
         "subject": [subject.id, dict(subject.claims), subject.source], "client": passed.client,
-        "proofs": [[p.step, p.at, list(p.amr)] for p in passed.proofs.values()],
+        "proofs": [[p.step, p.at, list(p.amr), p.edition] for p in passed.proofs.values()],
     }).encode("ascii")  # fmt: skip
 
 
 def _decoded(data: bytes) -> Passed:
     document = json.loads(data)
-    proofs = {step: Proof(step, at, tuple(amr)) for step, at, amr in document["proofs"]}
+    # What was written before editions were kept has three parts: it counts where nothing has editions.
+    proofs = {step: Proof(step, at, tuple(amr), *edition) for step, at, amr, *edition in document["proofs"]}
     return Passed(Subject(*document["subject"]), proofs, document["client"])

@@ -70,7 +70,7 @@ class Arrivals:
         visit = await self._door.enter(asked, where.transaction, own_page=True)
         if isinstance(visit, Closed):
             return self._pages.closed(asked, visit)
-        return await self._arrived(asked, where, arrival, visit, ready)
+        return known(await self._arrived(asked, where, arrival, visit, ready), visit)
 
     async def fetch(self, asked: Asked, handles: list[str], ready: Ready) -> web.Response:
         """`GET /continue?h=…`: the browser fetches back what another site posted, and now our cookie comes along."""
@@ -87,8 +87,8 @@ class Arrivals:
         if isinstance(visit, Closed):
             return self._pages.closed(asked, visit)
         if not await self._parking.take(handles[0], asked.now):
-            return await self._used(asked, where, visit.found.transaction)
-        return await self._arrived(asked, where, arrival, visit, ready)
+            return known(await self._used(asked, where, visit.found.transaction), visit)
+        return known(await self._arrived(asked, where, arrival, visit, ready), visit)
 
     # -- with the cookie ----------------------------------------------------------------------------------------------
 
@@ -196,6 +196,15 @@ class Arrivals:
                     address=asked.head.client_ip, detail=detail,
                 )
             )  # fmt: skip
+
+
+def known(response: web.Response, visit: Visit) -> web.Response:
+    """An answer with the cookie of a browser that opened a transaction of a token endpoint by coming back to it: an app may have sent it
+    to the page by itself."""
+    text = visit.cookie.decode("latin-1") if visit.cookie is not None else ""
+    if text and text not in response.headers.getall("Set-Cookie", []):
+        response.headers.add("Set-Cookie", text)
+    return response
 
 
 def _awaited(transaction: Transaction, where: Whereabouts, arrival: Arrival) -> bool:

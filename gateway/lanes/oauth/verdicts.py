@@ -12,12 +12,14 @@ from aiohttp import web
 from gateway.errors import Conflict, StoreUnavailable
 from gateway.flow.asked import Asked
 from gateway.flow.browser import known_browser
+from gateway.flow.functions import tell
 from gateway.flow.gate import Gate, Judged
 from gateway.flow.identity import Identified
 from gateway.flow.issued import Issued
 from gateway.flow.oauth.memory import OAuthMemory, sessions
 from gateway.flow.oauth.request import AuthorizationRequest, as_get
 from gateway.flow.oauth.response import Pairs, Response, error_address, error_fields, usable
+from gateway.flow.protocol import profile
 from gateway.flow.repository import Transactions
 from gateway.flow.rerun import proved
 from gateway.flow.sessions import After
@@ -106,6 +108,7 @@ class Verdicts:
         who = _after_login(case.identified, after)
         judged = await self._judged(case, request, who)
         self._log(case, judged, found)
+        await tell(self._trail, case.asked, judged.facts.functions, judged.identified.subject)
         cookies = tuple(value for name, value in edited if name.lower() == b"set-cookie")
         decision = judged.decision
         match decision:
@@ -288,10 +291,8 @@ def _after_login(identified: Identified, after: After) -> Identified:
 
 
 def _protocol(request: AuthorizationRequest | None) -> str:
-    """Auth0's `context.protocol`: an implicit flow where a token is asked for at the authorize path itself."""
-    kinds = request.values("response_type") if request is not None else set()
-    implicit = any("token" in kind.split() or "id_token" in kind.split() for kind in kinds) and not any("code" in k.split() for k in kinds)
-    return "oidc-implicit-profile" if implicit else "oidc-basic-profile"
+    """Auth0's `context.protocol`, by all that is seen of the request."""
+    return profile(request.values("response_type") if request is not None else ())
 
 
 def _form(case: Case) -> Pairs:
