@@ -25,7 +25,7 @@ from gateway.flow.cookies import PassCookies
 from gateway.flow.gate import Gate
 from gateway.flow.guessing import Guessing
 from gateway.flow.introspection import Introspection
-from gateway.flow.issued import Issued
+from gateway.flow.issued import CODE_TTL, Issued
 from gateway.flow.issuer import Issuer
 from gateway.flow.oauth.memory import OAuthMemory
 from gateway.flow.outside import Outsiders
@@ -342,6 +342,7 @@ class GatewayApp:
             errand=self._errand,
             trail=self.trail,
             spec=spec.passes,
+            forgotten=self._forgotten,
         )
         answers = WebAnswers(
             pages=lambda: self.live.pages,
@@ -472,6 +473,13 @@ class GatewayApp:
 
     def _challenged(self, upstream: str) -> bool:
         return self.live.ruleset.challenged(upstream)
+
+    async def _forgotten(self, sid: str, now: float) -> None:
+        longest = max(
+            (entry.oauth.refresh_ttl for entry in self.live.loaded.spec.upstreams.values() if entry.oauth is not None), default=0.0
+        )
+        if longest:
+            await self.issued.void(sid, ttl=max(longest, CODE_TTL), now=now)
 
     def _oauth(self, upstream: str) -> OAuthSpec | None:
         """The endpoints of an upstream that is a provider."""

@@ -171,6 +171,7 @@ class Grants:
             "refresh" if call.protocol == REFRESH else "code", route.upstream, call.secret, call.client, asked.now
         )
         passed = known.passed if known is not None else Passed()
+        passed = replace(passed, proofs=self._gate.current(passed.proofs))
         who = replace(own, subject=passed.subject, holder=None, session="")
         if call.protocol == CODE or oauth.refresh == "inherit":
             return replace(asking, who=who, granted=passed.proofs, known=known)
@@ -312,7 +313,7 @@ class Grants:
         token = fresh if isinstance(fresh, str) and fresh else call.secret if call.protocol == REFRESH else ""
         if not token or not (asking.known or asking.redeemed or asking.who.subject.known):
             return
-        passed = Passed(asking.who.subject, asking.proofs, call.client)
+        passed = Passed(asking.who.subject, asking.proofs, call.client, asking.known.passed.sid if asking.known else "")
         before = asking.known if call.protocol == REFRESH else None
         try:
             kept = await self._issued.issued(

@@ -151,10 +151,13 @@ class Arrivals:
     # -- without it ---------------------------------------------------------------------------------------------------
 
     async def _without_cookie(self, asked: Asked, where: Whereabouts) -> bool:
-        """No cookie of ours came, nor anything else that the transaction is bound to."""
+        """No cookie of ours came, nor anything else that the transaction is bound to. Where no browser is known yet for a call of a token
+        endpoint, none that comes along says anything: that one is known by the GET that follows."""
         secrets = known_browser(asked.head)
         if any(secret.startswith("cookie:") for secret in secrets):
-            return False
+            waiting = await self._transactions.load(where.transaction, asked.now)
+            grant = waiting.transaction.grant if waiting is not None else None
+            return grant is not None and not grant.claimed
         found = await self._transactions.load(where.transaction, asked.now)
         bindings = [b for secret in secrets for b in self._transactions.bindings(secret)]
         return found is None or not holds(bindings, found.transaction.binding)

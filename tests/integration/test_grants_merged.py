@@ -234,7 +234,8 @@ async def other_site(idp: Before, fields: dict[str, str]) -> Any:
     return await idp.browser().post("/continue", fields, headers=headers)
 
 
-async def test_a_client_that_opens_the_page_by_itself_has_its_browser_known_from_there_on(tmp_path: Path, clock: Clock) -> None:
+@pytest.mark.parametrize("by", ["query", "post"])
+async def test_a_client_that_opens_the_page_by_itself_has_its_browser_known_from_there_on(tmp_path: Path, clock: Clock, by: str) -> None:
     """An app reads the page's address by JSON and opens it in a browser: that browser is seen here for the first time as it comes back."""
     page = Page(now=clock)
     rules = [{"name": "both", "match": TOKENS, "require": ["kyc", "code"]}]
@@ -244,7 +245,13 @@ async def test_a_client_that_opens_the_page_by_itself_has_its_browser_known_from
         url = (await client.step(way)).json["step"]["data"]["url"]
         fields = dict(pair.split("=", 1) for pair in urlsplit(url).query.split("&") if "=" in pair)
         there = Sent(url, fields)
-        back = await phone.get(f"/continue?state={there.state}&token={page.answer(there)}")
+        if by == "query":
+            back = await phone.get(f"/continue?state={there.state}&token={page.answer(there)}")
+        else:
+            await phone.get((await away(idp, client))[1])  # it has a cookie of ours, for something else
+            parked = await phone.post("/continue", {"state": there.state, "token": page.answer(there)})
+            assert parked.location.startswith("/continue?h="), parked.text
+            back = await phone.get(parked.location)
         assert (back.status, back.location) == (303, way), back.text
         form = await phone.get(way)
         assert form.status == 200, form.text
@@ -283,6 +290,26 @@ async def test_terms_are_accepted_by_whoever_approves_and_go_along_with_the_refr
         form = {"grant_type": "refresh_token", "client_id": "spa", "refresh_token": granted.json["refresh_token"]}
         again = await client.call(form)
         assert again.status == 200, again.text
+
+
+@pytest.mark.parametrize("kept", ["inherit", "require"])
+async def test_new_terms_are_asked_of_refresh_tokens_too(tmp_path: Path, clock: Clock, kept: str) -> None:
+    (tmp_path / "terms.md").write_text("# Terms of the house\n\nBe nice.\n")
+    steps = {"terms": {"kind": "consent", "document": "terms.md", "version": "1"}}
+    rules = [{"name": "terms", "match": TOKENS, "require": "terms"}]
+    async with gateway_before(tmp_path, clock=clock, rules=rules, steps=steps, refresh=kept) as idp:
+        client = idp.client()
+        _, way = await away(idp, client)
+        await client.step(way)
+        ready = await client.step(way, {"accept": "yes"})
+        granted = await client.call({**PASSWORD, "stepup_token": ready.json["token"]})
+        form = {"grant_type": "refresh_token", "client_id": "spa", "refresh_token": granted.json["refresh_token"]}
+        again = await client.call(form)
+        assert again.status == 200, again.text
+        idp.config.write_text(idp.config.read_text().replace("version: '1'", "version: '2'"))
+        await idp.restart()
+        asked = await client.call({**form, "refresh_token": again.json["refresh_token"]})
+        assert (asked.json.get("error"), asked.json.get("steps")) == ("interaction_required", ["terms"]), asked.text
 
 
 # -- other ways in --------------------------------------------------------------------------------------------------------

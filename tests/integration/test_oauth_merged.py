@@ -11,7 +11,8 @@ from aiohttp import web
 
 from tests.support.gateway import Browser, Reply
 from tests.support.oauth import gateway_before
-from tests.support.provider import HUMAN, Identity, answered, at_provider, identity_provider
+from tests.support.provider import HUMAN, Identity, answered, at_provider, before, identity_provider
+from tests.support.raw import answering, raw_client, raw_upstream
 
 AUTH = {"upstream": "idp", "path": "/auth"}
 FILE = """
@@ -154,3 +155,39 @@ async def test_the_page_for_others_at_an_answer_by_head_or_part_lets_no_code_out
             for path in ("/authorize", "/Authorize", "/authorize/", "//authorize", "/authorize;x", "/elsewhere"):
                 got = await client.request(method, path + "?response_type=code&prompt=none", headers=headers)
                 assert "c0de" not in str(got.headers) + got.text, (method, path)
+
+
+async def test_a_refresh_token_inherits_nothing_from_a_pass_that_was_taken_back(tmp_path: Path) -> None:
+    rules = [HUMAN, {"name": "tokens", "match": {"path": "/token"}, "require": "human"}]
+    oauth = {"authorize": "/auth", "token": "/token", "par": "/request", "session_cookie": "_session", "refresh": "inherit"}
+    async with identity_provider(tmp_path, rules=rules, oauth=oauth) as there:
+        browser, application = there.browser(), there.browser()
+        suspended = await there.sign_in(browser, there.authorize())
+        done = await there.log_in_at(browser, await there.pass_captcha_to(browser, suspended.location))
+        tokens = await there.token(application, answered(done)["code"])
+
+        async def refreshed(token: str) -> Any:
+            data = {"grant_type": "refresh_token", "refresh_token": token, "client_id": "app"}
+            return (await application.json("POST", "/token", None, data=data)).json
+
+        first = await refreshed(tokens["refresh_token"])
+        assert first["access_token"], first
+        page = await browser.get("/.stepup/pass")
+        assert (await browser.post("/.stepup/pass/revoke", {"stepup_token": page.hidden("stepup_token")})).status in (200, 303)
+        refused = await refreshed(first.get("refresh_token", tokens["refresh_token"]))
+        assert refused["error"] == "interaction_required"
+
+
+async def test_an_early_hint_brings_no_code_that_the_answer_may_not(tmp_path: Path) -> None:
+    code = b"<https://app.example.com/cb?code=c0de>"
+    hint = b"HTTP/1.1 103 Early Hints\r\nLink: " + code + b"\r\n\r\n"
+    answer = b"HTTP/1.1 302 Found\r\nLocation: https://app.example.com/cb?code=c0de&state=s\r\nContent-Length: 0\r\n\r\n"
+    async with raw_upstream(answering(hint + answer)) as upstream, before(tmp_path, upstream.url) as there:
+        host = there.base.partition("://")[2]
+        async with raw_client(int(host.rpartition(":")[2])) as client:
+            target = there.authorize(prompt="none").encode()
+            await client.send(b"GET " + target + b" HTTP/1.1\r\nHost: " + host.encode() + b"\r\nConnection: close\r\n\r\n")
+            got = await client.reader.read()
+        assert got.startswith(b"HTTP/1.1 303 ")
+        assert b"interaction_required" in got
+        assert b"c0de" not in got

@@ -171,3 +171,23 @@ async def test_a_code_is_known_for_ten_minutes(issued: Issued) -> None:
     assert await issued.find("code", "idp", "c", "anybody", NOW + 600) is None
     await issued.forget(found)
     assert await issued.find("code", "idp", "c", "anybody", NOW) is None
+
+
+async def test_a_pass_that_was_taken_back_leaves_its_tokens_nothing_but_their_subject(issued: Issued) -> None:
+    await issued.remember_code("idp", "c", ALICE, PROOFS, client="spa", sid="s1", now=NOW)
+    await issued.issued("idp", "one", Passed(ALICE, PROOFS, "spa", "s1"), before=None, ttl=1000, most=5, now=NOW)
+    await issued.issued("idp", "two", Passed(ALICE, PROOFS, "spa", "s2"), before=None, ttl=1000, most=5, now=NOW)
+    await issued.void("s1", ttl=1000, now=NOW)
+    await issued.void("s1", ttl=1000, now=NOW)
+    for kind, token, proofs in (("code", "c", {}), ("refresh", "one", {}), ("refresh", "two", PROOFS)):
+        found = await issued.find(kind, "idp", token, "spa", NOW)  # type: ignore[arg-type]
+        assert found is not None
+        assert (found.passed.subject, found.passed.proofs) == (ALICE, proofs)
+
+
+async def test_which_version_was_accepted_is_kept(issued: Issued) -> None:
+    proofs = {"terms": Proof("terms", NOW, ("user",), "2")}
+    await issued.issued("idp", "one", Passed(ALICE, proofs, "spa"), before=None, ttl=1000, most=5, now=NOW)
+    found = await issued.find("refresh", "idp", "one", "spa", NOW)
+    assert found is not None
+    assert found.passed.proofs == proofs

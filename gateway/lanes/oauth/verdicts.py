@@ -116,7 +116,8 @@ class Verdicts:
                 held = after.held or who.holder
                 await self._passed(case, decision, headers, held)
                 if held is not None:
-                    await self._code(case, found, request, held.subject, {s: held.proofs[s] for s in decision.steps if s in held.proofs})
+                    proofs = {s: held.proofs[s] for s in decision.steps if s in held.proofs}
+                    await self._code(case, found, request, held.subject, proofs, held.sid)
                 return edited
             case StepUp():
                 used = await self._granted(case, request, decision) if request is not None else None
@@ -124,7 +125,8 @@ class Verdicts:
                     self._outcome(case, "passed")
                     held = who.holder
                     proofs = {**(held.proofs if held is not None else {}), **proved(used)}
-                    await self._code(case, found, request, who.subject, proofs)
+                    presented = case.identified.presented
+                    await self._code(case, found, request, who.subject, proofs, presented.sid if presented is not None else "")
                     return edited
                 raise Diverted(_with(await self._unmet(case, found, request, who, judged, decision), cookies))
             case Deny():
@@ -194,7 +196,7 @@ class Verdicts:
             await self._memory.remember(case.upstream, secret, replace(request, reasked=True), case.spec, case.asked.now)
 
     async def _code(
-        self, case: Case, found: Response, request: AuthorizationRequest | None, subject: Subject, proofs: Mapping[str, Proof]
+        self, case: Case, found: Response, request: AuthorizationRequest | None, subject: Subject, proofs: Mapping[str, Proof], sid: str
     ) -> None:
         """What was passed goes with the code, to the refresh token that it is exchanged for. Where that cannot be written, the token is
         asked about later."""
@@ -203,7 +205,7 @@ class Verdicts:
         clients = request.values("client_id") if request is not None else set()
         client = next(iter(clients)) if len(clients) == 1 else ""
         try:
-            await self._issued.remember_code(case.upstream, found.code, subject, proofs, client=client, now=case.asked.now)
+            await self._issued.remember_code(case.upstream, found.code, subject, proofs, client=client, sid=sid, now=case.asked.now)
         except StoreUnavailable as error:
             self._trail.event("code not remembered", request_id=case.asked.request_id, upstream=case.upstream, reason=str(error))
 
