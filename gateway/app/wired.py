@@ -18,7 +18,7 @@ from gateway.flow.cookies import PassCookies
 from gateway.flow.gate import Gate
 from gateway.flow.guessing import Guessing
 from gateway.flow.introspection import Introspection
-from gateway.flow.issued import Issued
+from gateway.flow.issued import CODE_TTL, Issued
 from gateway.flow.issuer import Issuer
 from gateway.flow.oauth.memory import OAuthMemory
 from gateway.flow.outside import Outsiders
@@ -150,6 +150,7 @@ class Wired:
             errand=self._errand,
             trail=self.trail,
             spec=spec.passes,
+            forgotten=self._forgotten,
         )
         answers = WebAnswers(
             pages=lambda: self.live.pages,
@@ -183,6 +184,7 @@ class Wired:
             arrivals=arrivals, transactions=self.transactions, door=self.door, gate=self.gate, pages=transaction_pages, answers=answers,
             issuer=self.issuer, keyring=lambda: self.keyring, passes=self.passes, trail=self.trail, read_body=reader,
             answer_limit=spec.limits.answer_body, condition_limit=spec.limits.condition_body, outside=outside, leads_away=self._leads_away,
+            endpoints=self._oauth,
         )  # fmt: skip
         introspection = Introspection(
             state=self.state, guessing=self.guessing, transactions=self.transactions, revocations=self.feed, keyring=lambda: self.keyring,
@@ -279,6 +281,13 @@ class Wired:
 
     def _challenged(self, upstream: str) -> bool:
         return self.live.ruleset.challenged(upstream)
+
+    async def _forgotten(self, sid: str, now: float) -> None:
+        longest = max(
+            (entry.oauth.refresh_ttl for entry in self.live.loaded.spec.upstreams.values() if entry.oauth is not None), default=0.0
+        )
+        if longest:
+            await self.issued.void(sid, ttl=max(longest, CODE_TTL), now=now)
 
     def _oauth(self, upstream: str) -> OAuthSpec | None:
         """The endpoints of an upstream that is a provider."""

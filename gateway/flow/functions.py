@@ -107,15 +107,16 @@ def kept(functions: Functions | None, subject: Subject, *, at: float | None = No
     return run
 
 
-def occasion(transaction: Transaction, subject: Subject) -> Occasion:
+def occasion(transaction: Transaction, subject: Subject, *, call: str = "http") -> Occasion:
     """The run at /continue. It is `redirect-callback` where functions have run for this person before in this transaction. For somebody
-    who has only logged in since, it is the first: a redirect counts, once, or a login on the way would be a way around it.
+    who has only logged in since, it is the first: a redirect counts, once, or a login on the way would be a way around it. call: what kind
+    of request it is then.
 
     A step that is a page of others leaves what it brought back in its task's memory: {"query": {…}, "body": {…}}.
     """
     run = transaction.run
     if run.get("for") != [subject.id, subject.source]:
-        return Occasion("http", transaction.jti)
+        return Occasion(call, transaction.jti)
     query: dict[str, Any] = {}
     body: Any = {}
     for task in transaction.tasks:

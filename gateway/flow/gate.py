@@ -117,6 +117,11 @@ class Gate:
         if self._stale(identified, now):
             raise StoreUnavailable("the revocation feed is older than 5 s")
 
+    def current(self, proofs: Mapping[str, Proof]) -> dict[str, Proof]:
+        """Those of what is asked now: a step whose text has a new version was not passed yet, however long the old proof counts."""
+        steps = self._ruleset().steps
+        return {name: proof for name, proof in proofs.items() if name not in steps or proof.edition == steps[name].edition}
+
     def rekeyed(self) -> None:
         """The keys have changed: every pass is verified anew, for what one of them signed may count no more."""
         self._passes.clear()

@@ -18,7 +18,7 @@ from json.decoder import scanstring  # type: ignore[attr-defined] # what `json` 
 from typing import Any, Final
 from urllib.parse import unquote_plus, unquote_to_bytes
 
-from gateway.flow.protocol import CODE, PASSWORD, REFRESH, RESOURCE_OWNER, Endpoints, protocol_of
+from gateway.flow.protocol import CODE, PASSWORD, REFRESH, RESOURCE_OWNER, Endpoints, endpoint_of, odd_grant, protocol_of
 from gateway.policy.facts import Body, BodyUnavailable
 from gateway.wire.head import RequestHead
 from gateway.wire.media import media_type
@@ -100,6 +100,8 @@ def read_call(head: RequestHead, oauth: Endpoints, raw: bytes, body: Body | Body
 
 
 def _call(head: RequestHead, oauth: Endpoints, raw: bytes, fields: Mapping[str, Any], client: str, *, scripted: bool) -> Call | Bad:
+    if endpoint_of(head, oauth) == "token" and odd_grant(fields.get("grant_type")):
+        return Bad(400, "grant_type is missing, or not spelled as it is registered.", f"grant_type {str(fields.get('grant_type'))[:60]!r}")
     protocol = protocol_of(head, oauth, fields)
     user = ""
     if protocol in (PASSWORD, RESOURCE_OWNER):

@@ -19,17 +19,20 @@ from gateway.wire.subject import NOBODY, Proof, Subject
 CODE_TTL: Final = 600.0  # RFC 6749 §4.1.2: a code lives ten minutes at most
 GRACE: Final = 60.0  # seconds that a rotated refresh token is still known: a client whose answer got lost may send it again
 _SPACE: Final = "issued"
+_VOIDED: Final = "issued-void"
 
 Kind = Literal["code", "refresh"]
 
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """subject: whom the token is for, NOBODY where that is not known. proofs: what they had proved. client: its id, "" for any."""
+    """subject: whom the token is for, NOBODY where that is not known. proofs: what they had proved. client: its id, "" for any. sid: of the
+    pass that they were in, "" for none: whoever has it forgotten takes them back."""
 
     subject: Subject = NOBODY
     proofs: Mapping[str, Proof] = field(default_factory=dict)
     client: str = ""
+    sid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +56,10 @@ class Issued:
         self._vault = vault
 
     async def remember_code(
-        self, upstream: str, code: str, subject: Subject, proofs: Mapping[str, Proof], *, client: str = "", now: float
+        self, upstream: str, code: str, subject: Subject, proofs: Mapping[str, Proof], *, client: str = "", sid: str = "", now: float
     ) -> None:
         """To be called before an answer with an authorization code is let through: the refresh token that it is exchanged for inherits."""
-        await self._write(self._key("code", upstream, code), Passed(subject, proofs, client), 0, now + CODE_TTL, now)
+        await self._write(self._key("code", upstream, code), Passed(subject, proofs, client, sid), 0, now + CODE_TTL, now)
 
     async def find(self, kind: Kind, upstream: str, token: str, client: str, now: float) -> Known | None:
         """What was passed for a token, if it was issued to this client. None: unknown."""
@@ -70,8 +73,25 @@ class Issued:
                     passed = _decoded(self._vault.open(_SPACE, entry.value, place=f"{_SPACE}/{key}"))
                 except SealBroken:
                     return None
-                return Known(passed, key, entry.version) if client == passed.client or not passed.client else None
+                if client != passed.client and passed.client:
+                    return None
+                return Known(await self._standing(passed, now), key, entry.version)
         return None
+
+    async def void(self, sid: str, *, ttl: float, now: float) -> None:
+        """What was proved in this pass counts for no token any more. ttl: seconds that one which is out by now may go unused."""
+        key = _b64(self._vault.mac(_VOIDED, sid.encode()))
+        try:
+            await self._state.put(_VOIDED, key, b"", version=0, expires=now + ttl, now=now)
+        except Conflict:
+            return  # it is void already
+
+    async def _standing(self, passed: Passed, now: float) -> Passed:
+        """What is left of it: the subject alone, where the pass was taken back. Its successors are written so too."""
+        for mac in self._vault.macs(_VOIDED, passed.sid.encode()) if passed.sid else ():
+            if await self._state.get(_VOIDED, _b64(mac), now) is not None:
+                return Passed(passed.subject, {}, passed.client)
+        return passed
 
     async def forget(self, known: Known) -> None:
         """A code that was exchanged."""
@@ -120,12 +140,13 @@ def _named(kind: str, upstream: str, token: str) -> bytes:
 def _encoded(passed: Passed) -> bytes:
     subject = passed.subject
     return json.dumps({
-        "subject": [subject.id, dict(subject.claims), subject.source], "client": passed.client,
-        "proofs": [[p.step, p.at, list(p.amr)] for p in passed.proofs.values()],
+        "subject": [subject.id, dict(subject.claims), subject.source], "client": passed.client, "sid": passed.sid,
+        "proofs": [[p.step, p.at, list(p.amr), p.edition] for p in passed.proofs.values()],
     }).encode("ascii")  # fmt: skip
 
 
 def _decoded(data: bytes) -> Passed:
     document = json.loads(data)
-    proofs = {step: Proof(step, at, tuple(amr)) for step, at, amr in document["proofs"]}
-    return Passed(Subject(*document["subject"]), proofs, document["client"])
+    # What was written before editions were kept has three parts: it counts where nothing has editions.
+    proofs = {step: Proof(step, at, tuple(amr), *edition) for step, at, amr, *edition in document["proofs"]}
+    return Passed(Subject(*document["subject"]), proofs, document["client"], document.get("sid", ""))

@@ -7,7 +7,8 @@ allows. A path counts as an endpoint if any of its readings does: what an upstre
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, Protocol
 
 from gateway.wire.head import RequestHead
@@ -62,6 +63,22 @@ def endpoint_of(head: RequestHead, oauth: Endpoints | None) -> Endpoint | None:
     return next((name for name, path in named if path is not None and _bare(path) in readings), None)
 
 
+def slashed(head: RequestHead, oauth: Endpoints) -> bool:
+    """It is for an endpoint with a slash at its end and not for one without: no rule for that endpoint's path sees it, and yet it may be
+    the same to its server (`/oauth/token%2f`, `/oauth/token/;x`)."""
+    named = {path.casefold() for path in (oauth.token, oauth.resource_owner, oauth.authorize) if path is not None}
+    readings = {path.casefold() for path in head.target.readings}
+    return endpoint_of(head, oauth) is not None and named.isdisjoint(readings)
+
+
+def odd_grant(grant: object) -> bool:
+    """A `grant_type` that is none, or that some servers may take for one which is known here. Rules on `request.protocol` would miss it."""
+    if not isinstance(grant, str) or not grant.strip():
+        return True
+    plain = "".join(c for c in unicodedata.normalize("NFKC", grant) if c.isprintable() and not c.isspace()).casefold()
+    return plain in _GRANTS and grant not in _GRANTS
+
+
 def protocol_of(head: RequestHead, oauth: Endpoints | None, form: Mapping[str, Any] | None) -> str:
     """form: the parameters of the body (a list of values where a name stands more than once), None where there are none."""
     match endpoint_of(head, oauth):
@@ -81,7 +98,12 @@ def _profile(head: RequestHead, form: Mapping[str, Any]) -> str:
     given = [value for name, value in query_pairs(head.target) if name == "response_type"]
     posted = form.get("response_type")
     given += [posted] if isinstance(posted, str) else []
-    kinds = {kind for value in given for kind in value.split()}
+    return profile(given)
+
+
+def profile(response_types: Iterable[str]) -> str:
+    """What an authorize request with these values of `response_type` is called."""
+    kinds = {kind for value in response_types for kind in value.split()}
     if not kinds & {"token", "id_token"}:
         return BASIC
     return HYBRID if "code" in kinds else IMPLICIT

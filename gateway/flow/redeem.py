@@ -22,7 +22,7 @@ from gateway.flow.grant_call import Call
 from gateway.flow.ports import Entropy, StateStore, Vault
 from gateway.flow.repository import Found, TooMany, Transactions, transaction_id
 from gateway.flow.rerun import proved
-from gateway.flow.transaction import Event, Grant, Status, Task, Transaction, ask_more, move
+from gateway.flow.transaction import Event, Grant, Status, Task, Transaction, ask_more, move, reopen
 from gateway.policy.decision import StepUp
 from gateway.tokens.keys import Keyring
 from gateway.tokens.signer import TokenKind, verify
@@ -76,11 +76,11 @@ class GrantTransactions:
         grant = Grant(call.client, call.protocol, self._mac(_CALL, call.same), self._authorization(call))
         # What counts as one browser among the bounds: this user at this client.
         binding = self._transactions.binding(json.dumps(["grant", upstream, call.client, subject.source, subject.counter]))
-        state, spec, functions = self._transactions.new_state(), self._transactions.spec, judged.facts.functions
+        state, functions = self._transactions.new_state(), judged.facts.functions
+        waits = max(self._transactions.spec.ttl, self._patience([a.step for a in decision.asked]))
         transaction = Transaction(
             id=transaction_id(state), origin=asked.head.origin, upstream=upstream, binding=binding, method=asked.head.method,
-            target=asked.head.target.raw, kind="grant", replay="off", created=asked.now,
-            expires=asked.now + max(spec.ttl, self._patience([a.step for a in decision.asked])),
+            target=asked.head.target.raw, kind="grant", replay="off", created=asked.now, expires=asked.now + waits,
             address=asked.head.client_ip, rules=decision.rules,
             tasks=tuple(Task(a.step, a.max_age, a.rules, url=a.url) for a in decision.asked), subject=subject,
             jti=(functions.jti if functions is not None else "") or self._entropy.token(), run=kept(functions, subject), grant=grant,
@@ -129,9 +129,19 @@ class GrantTransactions:
         """It is not used up: it may be tried again."""
         await self._state.delete(_SENDING, redeemed.found.transaction.id)
 
-    async def more(self, redeemed: Redeemed, decision: StepUp, now: float) -> Transaction | None:
-        """The rules, run again, ask for one more step: once. None: it is over."""
-        more = None if decision.login else ask_more(redeemed.found.transaction, decision.asked)
+    async def more(self, redeemed: Redeemed, judged: Judged, decision: StepUp, now: float) -> Transaction | None:
+        """The rules, run again, ask for one more step: once. Or they still ask for one from which the browser came back without having
+        done what it is for: then it may go again, as often as other steps may be tried. None: it is over."""
+        transaction, functions = redeemed.found.transaction, judged.facts.functions
+        more = None if decision.login else reopen(transaction, decision.asked)
+        if more is not None and any(task.attempts >= self._transactions.spec.max_attempts for task in more.tasks if task.passed is None):
+            await self.end(redeemed, "came back too often without it being done", now)
+            return None
+        if more is None and not decision.login:
+            # What functions were told, and came to, holds at the next call.
+            run = kept(functions, judged.identified.subject) or transaction.run
+            jti = (functions.jti if functions is not None else "") or transaction.jti
+            more = ask_more(replace(transaction, run=run, jti=jti), decision.asked)
         if more is None:
             await self.end(redeemed, "the rules keep asking", now)
             return None

@@ -11,6 +11,7 @@ from gateway.flow.codec import StoredRequest
 from gateway.flow.functions import at_continue, occasion
 from gateway.flow.gate import Gate, Judged
 from gateway.flow.identity import Identified
+from gateway.flow.protocol import HTTP
 from gateway.flow.transaction import CONFIRM, Transaction
 from gateway.policy.body import parse_body
 from gateway.policy.decide import visit
@@ -55,9 +56,10 @@ def overlaid(identified: Identified, transaction: Transaction) -> Identified:
 
 async def rerun(
     gate: Gate, transaction: Transaction, stored: StoredRequest, identified: Identified, asked: RequestHead, now: float, *, limit: int,
+    call: str = HTTP,
 ) -> Judged:  # fmt: skip
     """The decision on a suspended request, now. `limit`: bytes that conditions look into. What rule functions came to at /continue, a
-    moment ago, holds."""
+    moment ago, holds. call: what kind of request it is (flow.protocol)."""
     head = stored_head(stored, asked)
 
     async def body() -> Body | BodyUnavailable:
@@ -67,8 +69,8 @@ async def rerun(
 
     who = overlaid(identified, transaction)
     return await gate.judge(
-        head, now, body, identified=who, granted=proved(transaction), protocol=REDIRECT_CALLBACK,
-        occasion=occasion(transaction, who.subject), functions=at_continue(transaction, who.subject, now),
+        head, now, body, identified=who, granted=proved(transaction), protocol=REDIRECT_CALLBACK, call=call,
+        occasion=occasion(transaction, who.subject, call=call), functions=at_continue(transaction, who.subject, now),
     )  # fmt: skip
 
 

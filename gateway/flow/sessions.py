@@ -64,7 +64,10 @@ class Sessions:
         errand: Errand,
         trail: Trail,
         spec: PassSpec,
+        forgotten: Callable[[str, float], Awaitable[None]],
     ) -> None:
+        """forgotten: told of a pass (its sid) that its owner takes back, and when; may raise StoreUnavailable."""
+        self._forgotten = forgotten
         self._identity = identity
         self._issuer = issuer
         self._passes = passes
@@ -144,6 +147,7 @@ class Sessions:
     async def forget(self, asked: Asked, identified: Identified) -> bytes:
         """Revoke the pass that came along, wherever it is. Raises StoreUnavailable when it cannot be made known."""
         if identified.presented is not None:
+            await self._forgotten(identified.presented.sid, asked.now)
             await self._revoker.revoke(identified.presented.sid, until=asked.now + self._spec.max_age, now=asked.now)
         return self._passes.clear(asked.head)
 

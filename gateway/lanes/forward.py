@@ -257,6 +257,8 @@ class _Attempt:
     def _informational(self, head: ResponseHead) -> None:
         if self._answer is None or self._gone is not None or (head.status == 100 and self._exchange.body.continued):
             return
+        if self._exchange.hold is not None and head.status != 100:
+            return  # whoever looks into the answer does not see these, so they do not leave
         try:
             self._answer.informational(head)
         except ClientGone:

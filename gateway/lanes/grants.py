@@ -20,13 +20,13 @@ from aiohttp import web
 
 from gateway.errors import StoreUnavailable, UpstreamBroke
 from gateway.flow.asked import Asked
-from gateway.flow.functions import occasion
+from gateway.flow.functions import occasion, tell
 from gateway.flow.gate import BodyReader, Gate, Judged
 from gateway.flow.grant_call import Bad, Call, read_call
 from gateway.flow.identity import Identified
 from gateway.flow.issued import Issued, Known, Passed
 from gateway.flow.ports import AuditEvent
-from gateway.flow.protocol import CODE, REDIRECT_CALLBACK, REFRESH, endpoint_of
+from gateway.flow.protocol import CODE, REDIRECT_CALLBACK, REFRESH, endpoint_of, slashed
 from gateway.flow.redeem import GrantTransactions, Redeemed, Unusable
 from gateway.flow.repository import TooMany
 from gateway.flow.rerun import overlaid
@@ -137,7 +137,7 @@ class Grants:
             return self._bad(asked, route, Bad(413, f"Send at most {limit} bytes.", "body too large"))
         body = parse_body(asked.head.get("content-type"), peeked.data, limit)
         call = read_call(asked.head, oauth, peeked.data, body)
-        if all(path.endswith("/") for path in asked.head.target.readings):  # to some servers the same, to rules another path
+        if slashed(asked.head, oauth):  # to some servers the same, to rules another path
             call = Bad(404, "There is no / at the end of this address.", "a slash behind the path of a token endpoint")
         if isinstance(call, Bad):
             return self._bad(asked, route, call)
@@ -171,6 +171,7 @@ class Grants:
             "refresh" if call.protocol == REFRESH else "code", route.upstream, call.secret, call.client, asked.now
         )
         passed = known.passed if known is not None else Passed()
+        passed = replace(passed, proofs=self._gate.current(passed.proofs))
         who = replace(own, subject=passed.subject, holder=None, session="")
         if call.protocol == CODE or oauth.refresh == "inherit":
             return replace(asking, who=who, granted=passed.proofs, known=known)
@@ -215,11 +216,13 @@ class Grants:
         reader: BodyReader = read_body
         redeemed = asking.redeemed
         protocol = REDIRECT_CALLBACK if redeemed is not None else asking.call.protocol
-        run = occasion(redeemed.found.transaction, asking.who.subject) if redeemed is not None else None
-        return await self._gate.judge(
+        run = occasion(redeemed.found.transaction, asking.who.subject, call=asking.call.protocol) if redeemed is not None else None
+        judged = await self._gate.judge(
             asking.asked.head, asking.asked.now, reader, identified=asking.who, granted=asking.granted, protocol=protocol,
             call=asking.call.protocol, occasion=run,
         )  # fmt: skip
+        await tell(self._trail, asking.asked, judged.facts.functions, asking.who.subject)
+        return judged
 
     async def _gated(self, asking: _Asking, judged: Judged, held: Held | None, turn: _Turn) -> web.StreamResponse | None:
         """None where the rules allow it; else what the client gets. held: the grant that is thrown away then, None where none was made."""
@@ -260,7 +263,7 @@ class Grants:
         self._log(asking, "step-up", decision.rules, "login first" if decision.login else ",".join(steps))
         await self._audit(asking, "thrown away" if thrown else "asked", ",".join(decision.rules))
         if asking.redeemed is not None:
-            more = await self._transactions.more(asking.redeemed, decision, asked.now)
+            more = await self._transactions.more(asking.redeemed, judged, decision, asked.now)
             turn.settled = True
             if more is None:
                 return self._error(asked, asking.route, 403, "access_denied", "The rules ask for another step, and one was added before.")
@@ -310,7 +313,7 @@ class Grants:
         token = fresh if isinstance(fresh, str) and fresh else call.secret if call.protocol == REFRESH else ""
         if not token or not (asking.known or asking.redeemed or asking.who.subject.known):
             return
-        passed = Passed(asking.who.subject, asking.proofs, call.client)
+        passed = Passed(asking.who.subject, asking.proofs, call.client, asking.known.passed.sid if asking.known else "")
         before = asking.known if call.protocol == REFRESH else None
         try:
             kept = await self._issued.issued(

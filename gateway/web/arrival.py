@@ -70,7 +70,7 @@ class Arrivals:
         visit = await self._door.enter(asked, where.transaction, own_page=True)
         if isinstance(visit, Closed):
             return self._pages.closed(asked, visit)
-        return await self._arrived(asked, where, arrival, visit, ready)
+        return known(await self._arrived(asked, where, arrival, visit, ready), visit)
 
     async def fetch(self, asked: Asked, handles: list[str], ready: Ready) -> web.Response:
         """`GET /continue?h=…`: the browser fetches back what another site posted, and now our cookie comes along."""
@@ -87,8 +87,8 @@ class Arrivals:
         if isinstance(visit, Closed):
             return self._pages.closed(asked, visit)
         if not await self._parking.take(handles[0], asked.now):
-            return await self._used(asked, where, visit.found.transaction)
-        return await self._arrived(asked, where, arrival, visit, ready)
+            return known(await self._used(asked, where, visit.found.transaction), visit)
+        return known(await self._arrived(asked, where, arrival, visit, ready), visit)
 
     # -- with the cookie ----------------------------------------------------------------------------------------------
 
@@ -151,10 +151,13 @@ class Arrivals:
     # -- without it ---------------------------------------------------------------------------------------------------
 
     async def _without_cookie(self, asked: Asked, where: Whereabouts) -> bool:
-        """No cookie of ours came, nor anything else that the transaction is bound to."""
+        """No cookie of ours came, nor anything else that the transaction is bound to. Where no browser is known yet for a call of a token
+        endpoint, none that comes along says anything: that one is known by the GET that follows."""
         secrets = known_browser(asked.head)
         if any(secret.startswith("cookie:") for secret in secrets):
-            return False
+            waiting = await self._transactions.load(where.transaction, asked.now)
+            grant = waiting.transaction.grant if waiting is not None else None
+            return grant is not None and not grant.claimed
         found = await self._transactions.load(where.transaction, asked.now)
         bindings = [b for secret in secrets for b in self._transactions.bindings(secret)]
         return found is None or not holds(bindings, found.transaction.binding)
@@ -197,6 +200,15 @@ class Arrivals:
                     address=asked.head.client_ip, detail=detail,
                 )
             )  # fmt: skip
+
+
+def known(response: web.Response, visit: Visit) -> web.Response:
+    """An answer with the cookie of a browser that opened a transaction of a token endpoint by coming back to it: an app may have sent it
+    to the page by itself."""
+    text = visit.cookie.decode("latin-1") if visit.cookie is not None else ""
+    if text and text not in response.headers.getall("Set-Cookie", []):
+        response.headers.add("Set-Cookie", text)
+    return response
 
 
 def _awaited(transaction: Transaction, where: Whereabouts, arrival: Arrival) -> bool:

@@ -20,8 +20,9 @@ from gateway.flow.functions import kept, tell
 from gateway.flow.gate import Gate
 from gateway.flow.issuer import Issuer
 from gateway.flow.ports import AuditEvent
+from gateway.flow.protocol import Endpoints, protocol_of
 from gateway.flow.repository import STATE_PREFIX, TICKET_PARAMETER, Found, Transactions, transaction_id
-from gateway.flow.rerun import enriched, rerun
+from gateway.flow.rerun import enriched, rerun, stored_head
 from gateway.flow.trail import Trail
 from gateway.flow.transaction import Event, Status, Transaction, ask_more, move, reopen
 from gateway.flow.visit import Closed, Door, Visit
@@ -46,10 +47,12 @@ class Resume:
         self, *, arrivals: Arrivals, transactions: Transactions, door: Door, gate: Gate, pages: TransactionPages, answers: WebAnswers,
         issuer: Issuer, keyring: Callable[[], Keyring], passes: PassCookies, trail: Trail, read_body: ReadBody, answer_limit: int,
         condition_limit: int, outside: OutsidePages, leads_away: Callable[[Transaction], bool],
+        endpoints: Callable[[str], Endpoints | None],
     ) -> None:  # fmt: skip
         self._arrivals = arrivals
         self._outside = outside
         self._leads_away = leads_away
+        self._endpoints = endpoints
         self._transactions = transactions
         self._door = door
         self._gate = gate
@@ -150,7 +153,10 @@ class Resume:
         stored = await self._transactions.request(transaction.id, asked.now)
         if stored is None:
             return self._answers.refusal(asked, "expired", href=transaction.page, about=transaction)
-        judged = await rerun(self._gate, transaction, stored, visit.identified, asked.head, asked.now, limit=self._condition_limit)
+        call = protocol_of(stored_head(stored, asked.head), self._endpoints(transaction.upstream), None)
+        judged = await rerun(
+            self._gate, transaction, stored, visit.identified, asked.head, asked.now, limit=self._condition_limit, call=call
+        )
         functions, subject = judged.facts.functions, judged.identified.subject
         await tell(self._trail, asked, functions, subject)
         match judged.decision:

@@ -12,12 +12,14 @@ from aiohttp import web
 from gateway.errors import Conflict, StoreUnavailable
 from gateway.flow.asked import Asked
 from gateway.flow.browser import known_browser
+from gateway.flow.functions import tell
 from gateway.flow.gate import Gate, Judged
 from gateway.flow.identity import Identified
 from gateway.flow.issued import Issued
 from gateway.flow.oauth.memory import OAuthMemory, sessions
 from gateway.flow.oauth.request import AuthorizationRequest, as_get
 from gateway.flow.oauth.response import Pairs, Response, error_address, error_fields, usable
+from gateway.flow.protocol import profile
 from gateway.flow.repository import Transactions
 from gateway.flow.rerun import proved
 from gateway.flow.sessions import After
@@ -106,6 +108,7 @@ class Verdicts:
         who = _after_login(case.identified, after)
         judged = await self._judged(case, request, who)
         self._log(case, judged, found)
+        await tell(self._trail, case.asked, judged.facts.functions, judged.identified.subject)
         cookies = tuple(value for name, value in edited if name.lower() == b"set-cookie")
         decision = judged.decision
         match decision:
@@ -113,7 +116,8 @@ class Verdicts:
                 held = after.held or who.holder
                 await self._passed(case, decision, headers, held)
                 if held is not None:
-                    await self._code(case, found, request, held.subject, {s: held.proofs[s] for s in decision.steps if s in held.proofs})
+                    proofs = {s: held.proofs[s] for s in decision.steps if s in held.proofs}
+                    await self._code(case, found, request, held.subject, proofs, held.sid)
                 return edited
             case StepUp():
                 used = await self._granted(case, request, decision) if request is not None else None
@@ -121,7 +125,8 @@ class Verdicts:
                     self._outcome(case, "passed")
                     held = who.holder
                     proofs = {**(held.proofs if held is not None else {}), **proved(used)}
-                    await self._code(case, found, request, who.subject, proofs)
+                    presented = case.identified.presented
+                    await self._code(case, found, request, who.subject, proofs, presented.sid if presented is not None else "")
                     return edited
                 raise Diverted(_with(await self._unmet(case, found, request, who, judged, decision), cookies))
             case Deny():
@@ -191,7 +196,7 @@ class Verdicts:
             await self._memory.remember(case.upstream, secret, replace(request, reasked=True), case.spec, case.asked.now)
 
     async def _code(
-        self, case: Case, found: Response, request: AuthorizationRequest | None, subject: Subject, proofs: Mapping[str, Proof]
+        self, case: Case, found: Response, request: AuthorizationRequest | None, subject: Subject, proofs: Mapping[str, Proof], sid: str
     ) -> None:
         """What was passed goes with the code, to the refresh token that it is exchanged for. Where that cannot be written, the token is
         asked about later."""
@@ -200,7 +205,7 @@ class Verdicts:
         clients = request.values("client_id") if request is not None else set()
         client = next(iter(clients)) if len(clients) == 1 else ""
         try:
-            await self._issued.remember_code(case.upstream, found.code, subject, proofs, client=client, now=case.asked.now)
+            await self._issued.remember_code(case.upstream, found.code, subject, proofs, client=client, sid=sid, now=case.asked.now)
         except StoreUnavailable as error:
             self._trail.event("code not remembered", request_id=case.asked.request_id, upstream=case.upstream, reason=str(error))
 
@@ -288,10 +293,8 @@ def _after_login(identified: Identified, after: After) -> Identified:
 
 
 def _protocol(request: AuthorizationRequest | None) -> str:
-    """Auth0's `context.protocol`: an implicit flow where a token is asked for at the authorize path itself."""
-    kinds = request.values("response_type") if request is not None else set()
-    implicit = any("token" in kind.split() or "id_token" in kind.split() for kind in kinds) and not any("code" in k.split() for k in kinds)
-    return "oidc-implicit-profile" if implicit else "oidc-basic-profile"
+    """Auth0's `context.protocol`, by all that is seen of the request."""
+    return profile(request.values("response_type") if request is not None else ())
 
 
 def _form(case: Case) -> Pairs:
