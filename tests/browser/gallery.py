@@ -169,6 +169,9 @@ def gallery(pages: Pages) -> Mapping[str, Page]:
         ),
         "framed": pages.framed(SHOWN, href=ACTION, suspended=TRANSFER),
         "send": pages.send(SHOWN, "https://kyc.example.com/verify?tenant=bank", [("state", "su_gallery"), ("submit", '"<&>')]),
+        "handback": pages.handed_back(
+            SHOWN, "https://spa.example.com/cb", [("error", "interaction_required"), ("state", '"<&>')], message=False
+        ),
         "confirm-form": confirm(pages, b"to=mallory&amount=250&password=hunter2&note=two%0Alines&empty="),
         "confirm-file": confirm(pages, multipart, "multipart/form-data; boundary=B"),
         "confirm-json": confirm(pages, b'{"to": "bob", "amount": 12, "token": "abc"}', "application/json"),
