@@ -98,7 +98,7 @@ def _welcome(config: Path, loaded: Loaded, app: GatewayApp, port: int) -> str:
         "Step-up Gateway demo",
         "",
         f"  Open      {loaded.spec.public_url[0]}/   the app, through the gateway",
-        "  Log in    alice / wonderland       then transfer money: a code is asked for",
+        "  Log in    alice / wonderland       accept the terms, then transfer money: a code is asked for",
         "            bob / builder            his password has expired",
         *([f"  Mail      {mailbox}   the codes arrive here"] if app.mailbox is not None else []),
         f"  The app   http://127.0.0.1:{port}/   without the gateway, to compare",

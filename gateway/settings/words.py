@@ -19,10 +19,19 @@ NOT_YET = "not in this version"
 
 _PATTERNS = {
     r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$": "must be 1 to 64 letters, digits, `_`, `.` or `-`, and begin with a letter or digit",
+    r"^[a-z][a-z0-9_]{0,63}$": "must be 1 to 64 small letters, digits or `_`, and begin with a letter; what people read is `label`",
+    r"^[A-Za-z0-9_.\-]{1,64}$": "must be 1 to 64 letters, digits, `_`, `.` or `-`",
     r"^#[0-9A-Fa-f]{6}$": 'is not a colour; write "#1d4ed8" (in quotes: # begins a comment)',
     r"^/": "must begin with /",
     r"^/(?!/)": "must begin with one /",
 }
+_ELSEWHERE = {
+    "oauth": "`upstreams.NAME`",
+    **dict.fromkeys(("match", "require", "python", "intercept", "resume"), "a rule"),
+    **dict.fromkeys(("session_cookie", "authorize", "resource_owner"), "`upstreams.NAME.oauth`"),
+    **dict.fromkeys(("issuer", "continue_url"), "an entry of `begin`"),
+}
+"""Keys that stand well elsewhere, and where."""
 _SIMPLE = {
     "missing": "missing",
     "string_type": "is not text; put it in quotes",
@@ -57,6 +66,8 @@ def plain_words(error: ErrorDetails, model: type[BaseModel], written: object) ->
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
         key = str(error["loc"][-1])
+        if len(error["loc"]) == 1 and key in _ELSEWHERE:
+            return f"unknown key here; it belongs in {_ELSEWHERE[key]}"
         return NOT_YET if key in LATER_KEYS else "unknown key" + nearest(key, known_keys(model, error["loc"][:-1]))
     if kind == "literal_error":
         choices = literals(context["expected"])

@@ -38,7 +38,7 @@ class OAuthSpec(Spec):
     max_refresh: Int = Field(200, ge=1, description="Refresh tokens of one user that are remembered; further ones are unknown.")
     max_answer: Size = Field(
         1 << 20,
-        description="Largest HTML answer that is held and looked into for an authorization response; a larger one is not passed on: 502.",
+        description="Largest answer that is held and looked into. A larger page counts as carrying a code; from a token endpoint, 502.",
     )
     answer_timeout: Duration = Field(15.0, description="Time for such an answer to arrive in full; 504 above.")
     exchange_ttl: Duration = Field(

@@ -86,7 +86,7 @@ class OutsidePages:
             told = await entry.reader.read(tokens[0], asked.now)
         except TokenInvalid as error:
             await self._audit(asked, entry, "", "refused", str(error))
-            return self._refused(asked, entry, "bad_token", str(error), error="invalid_token")
+            return self._refused(asked, entry, "bad_beginning", str(error), error="invalid_token")
         url = chosen_url(entry, [v for n, v in pairs if n in ("continue_url", "continue_uri")], told)
         if url is None:
             await self._audit(asked, entry, told.subject, "refused", "a continue URL that is not configured")
@@ -161,9 +161,11 @@ class OutsidePages:
         return self._answers.refusal(asked, kind, status=400, detail=detail, error=error, href=_start(entry.continue_urls[0]))
 
     def _used(self, asked: Asked, entry: Entry) -> web.Response:
-        self._trail.event("refused", request_id=asked.request_id, kind="already_sent", entry=entry.name, reason="the token was used before")
+        self._trail.event(
+            "refused", request_id=asked.request_id, kind="used_beginning", entry=entry.name, reason="the token was used before"
+        )
         words = "This token was used before. Start again where you came from."
-        return self._answers.refusal(asked, "already_sent", status=410, detail=words, error="used", href=_start(entry.continue_urls[0]))
+        return self._answers.refusal(asked, "used_beginning", status=410, detail=words, error="used", href=_start(entry.continue_urls[0]))
 
     # -- continue ---------------------------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,8 @@ Kind = Literal[
     "already_sent",
     "approved",
     "authorize_again",
+    "bad_beginning",
+    "used_beginning",
     "bad_request",
     "bad_token",
     "cancelled",
@@ -98,6 +100,22 @@ TEXTS: Mapping[Kind, Text] = {
         ("You were signed out everywhere this browser was signed in.", "Sign in with your new password to go on."),
         "done",
         "Sign in",
+    ),
+    "bad_beginning": Text(
+        400,
+        "We could not take you on from there",
+        (
+            "What the page before this one sent along could not be confirmed, or it is too old. Nothing was sent.",
+            "Go back to where you were signing in, and start again there.",
+        ),
+        "stop",
+    ),
+    "used_beginning": Text(
+        410,
+        "This link was used already",
+        ("It counts once, in the browser that opened it first.", "Go back to where you were signing in, and start again there."),
+        "info",
+        "Start again",
     ),
     "bad_request": Text(
         400,

@@ -15,7 +15,7 @@ from gateway.steps.otp import Otp, OtpConfig
 from gateway.steps.password_change import PasswordChange, PasswordChangeConfig
 from gateway.steps.redirect import Redirect, RedirectConfig
 from gateway.web.page import Page
-from gateway.web.pages import Letter, Pages, Proved, Shown, Suspended, Trouble, Way
+from gateway.web.pages import ACTIONS, Behalf, Letter, Pages, Proved, Shown, Suspended, Trouble, Way
 from gateway.web.static import Static
 from gateway.web.texts import TEXTS
 from tests.support.fakes_steps import OldApp, World
@@ -25,6 +25,9 @@ FOLDERS = {kind.kind: Path(kinds.__file__).parent / kind.kind for kind in (Captc
 ACTION = "/.stepup/t/su_gallery"
 SHOWN = Shown(nonce="Z2FsbGVyeS1ub25jZS0wMDAx", request_id="7f3c2a90d1e4")
 TRANSFER = Suspended("POST", "/transfer?from=main", "bank.example.com")
+GRANT = Suspended("POST", "/oauth/token", "bank.example.com", Behalf("till-app", "alice", ACTIONS["oauth2-password"]))
+NOBODYS = Suspended("POST", "/oauth/token", "bank.example.com", Behalf("", "", ACTIONS["oauth2-refresh-token"]))
+ISSUERS = Suspended("", "", "login.example.com")
 
 CODE = Field("code", "text", "Code", autocomplete="one-time-code", inputmode="numeric", help="Six digits, valid for 30 seconds.")
 VIEW = View(
@@ -157,12 +160,18 @@ def gallery(pages: Pages) -> Mapping[str, Page]:
         "step-wrong-whole": step(pages, trouble=Trouble("backend", "The application did not answer. Try again in a moment.")),
         "step-throttled": step(pages, trouble=Trouble("throttled", "Too many tries.", None, 30)),
         "step-notice": step(pages, View(VIEW.title, VIEW.lead, VIEW.fields, {}, actions=VIEW.actions, notice="A new code is on its way.")),
+        "step-grant": step(pages, suspended=GRANT),
+        "step-grant-of-nobody": step(pages, suspended=NOBODYS),
+        "step-begin": step(pages, suspended=ISSUERS),
         "step-passwords": step(pages, PASSWORDS),
         "step-passwords-wrong": step(
             pages, PASSWORDS, Trouble("weak", "This password is on lists of stolen ones. Choose another.", "new_password")
         ),
         "framed": pages.framed(SHOWN, href=ACTION, suspended=TRANSFER),
         "send": pages.send(SHOWN, "https://kyc.example.com/verify?tenant=bank", [("state", "su_gallery"), ("submit", '"<&>')]),
+        "handback": pages.handed_back(
+            SHOWN, "https://spa.example.com/cb", [("error", "interaction_required"), ("state", '"<&>')], message=False
+        ),
         "confirm-form": confirm(pages, b"to=mallory&amount=250&password=hunter2&note=two%0Alines&empty="),
         "confirm-file": confirm(pages, multipart, "multipart/form-data; boundary=B"),
         "confirm-json": confirm(pages, b'{"to": "bob", "amount": 12, "token": "abc"}', "application/json"),
@@ -188,7 +197,7 @@ def gallery(pages: Pages) -> Mapping[str, Page]:
             primary=Way("/login", method="post", fields=(("a", "b"),)) if kind == "cancelled" else None,
             secondary=Way("/account", "Back to the application") if kind in ("expired", "unknown_outcome") else None,
             message="Use the office network." if kind == "denied" else "",
-            suspended=TRANSFER if kind in ("expired", "unknown_outcome") else None,
+            suspended=TRANSFER if kind in ("expired", "unknown_outcome") else GRANT if kind == "approved" else None,
             retry_after=42 if kind == "throttled" else None,
         )
         for kind in TEXTS

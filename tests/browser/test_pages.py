@@ -58,8 +58,9 @@ async def site(tmp_path: Path, page: Page) -> AsyncIterator[Gallery]:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     site.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    # The page that sends itself stays where it is.
-    await page.route("**/stepup-send.js", lambda route: route.abort())
+    # The pages that send themselves stay where they are.
+    for name in ("stepup-send.js", "stepup-handback.js"):
+        await page.route(f"**/{name}", lambda route: route.abort())
     yield site
     await runner.cleanup()
 

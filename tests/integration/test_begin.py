@@ -334,6 +334,14 @@ async def test_a_token_that_does_not_verify_begins_nothing(gateway: Running, iss
     assert (refused.status, refused.json["error"]) == (400, "invalid_token")
 
 
+async def test_a_person_is_told_where_to_begin_again(gateway: Running, issuer: Issuer) -> None:
+    query = {"state": "s", "session_token": forged("expired", issuer, gateway)}
+    refused = await gateway.browser().post("/.stepup/begin/idp", query)
+    assert refused.status == 400
+    assert "start again there" in refused.text
+    assert "Go back to the step" not in refused.text
+
+
 @pytest.mark.parametrize("name", ["wrong kid", "HS256 with the key's name", "another key"])
 async def test_nor_one_that_no_published_key_has_signed(tmp_path: Path, name: str) -> None:
     async with issuing(Issuer(secret=None)) as issuer, standing(tmp_path, issuer) as gateway:

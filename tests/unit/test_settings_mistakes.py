@@ -46,7 +46,15 @@ def test_a_good_configuration_has_no_mistakes(tmp_path: Path) -> None:
     [
         ("▸lsten: 127.0.0.1:80", 'lsten: unknown key; did you mean "listen"?'),
         ("▸zzz: 1", "zzz: unknown key"),
-        ("▸oauth: {}", "oauth: unknown key"),
+        ("▸oauth: {}", "oauth: unknown key here; it belongs in `upstreams.NAME`"),
+        ("▸intercept: {}", "intercept: unknown key here; it belongs in a rule"),
+        (
+            (
+                "begin: {idp: {issuer: a, audience: b, jwks_url: https://a.example/k, continue_url: https://a.example/c, "
+                "steps: [quiz], token_parameter: ▸my token}}"
+            ),
+            "begin.idp.token_parameter: must be 1 to 64 letters, digits, `_`, `.` or `-`",
+        ),
         ("listen: ▸8080", "listen: is not text; put it in quotes"),
         ("listen: ▸nonsense", "listen: is not an address; write host:port, for example 127.0.0.1:8080 or [::1]:8080"),
         ("tls: ▸{cert_file: gateway.yaml}", "tls.key_file: missing"),
