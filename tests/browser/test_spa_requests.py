@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
-from playwright.async_api import Browser, Route, expect
+from playwright.async_api import Browser, Response, Route, expect
 
 from gateway.wire.cookies import browser_cookie
 from tests.browser.demo import Visitor, says
@@ -272,6 +273,21 @@ async def test_a_page_of_others_is_for_a_window(till: Till) -> None:
 
 async def test_where_two_first_401s_each_set_a_cookie_the_request_is_repeated_for_the_one_that_stayed(till: Till) -> None:
     await till.visitor.context.clear_cookies(name=browser_cookie(secure=False))
+    both, refused = asyncio.Event(), 0
+
+    def hear(answer: Response) -> None:
+        nonlocal refused
+        refused += answer.status == 401
+        if refused == 2:
+            both.set()
+
+    async def hold(route: Route) -> None:
+        """The first step is asked for only when both cookies are set: else somebody types a code for the one that went."""
+        await both.wait()
+        await route.continue_()
+
+    till.page.on("response", hear)
+    await till.page.route("**/.stepup/t/**", hold)
     await till.press("Pay twice")
     await till.enter_code()
     await expect(till.output("both")).to_have_text("200 done for alice / 200 done for alice")
