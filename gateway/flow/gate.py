@@ -210,15 +210,18 @@ class Gate:
         return found
 
     async def judge_answer(
-        self, head: RequestHead, upstream: str, now: float, identified: Identified, *, body: Body, protocol: str, unread: bool = False
-    ) -> Judged:
+        self, head: RequestHead, upstream: str, now: float, identified: Identified, *, body: Body, protocol: str, unread: bool = False,
+        granted: Mapping[str, Proof] | None = None, occasion: Occasion | None = None, functions: Functions | None = None,
+    ) -> Judged:  # fmt: skip
         """The decision on an answer, by the request that it belongs to. Nobody is spared a step here for being about to log in. Raises
         StoreUnavailable as `judge` does.
 
-        unread: of the request only its path is known for certain; what its other parts could be counts against it.
+        unread: of the request only its path is known for certain; what its other parts could be counts against it. granted, occasion,
+        functions: as for `judge`.
         """
         ruleset = replace(self._ruleset(), logins=())
-        facts, run = self._facts(identified, body=body, granted={}, protocol=protocol), False
+        facts = self._facts(identified, body=body, granted=granted or {}, protocol=protocol, functions=functions)
+        run = False
         loosened = self.rules_at(upstream, head.target.path.decode("latin-1")) if unread else ()
 
         def decided(known: Facts) -> Decision:
@@ -231,7 +234,7 @@ class Gate:
                 facts = replace(facts, records={**facts.records, **found})
             elif decision.functions and not run:
                 run = True
-                calling = Calling(head, body, upstream, identified, {}, Occasion(protocol), now)
+                calling = Calling(head, body, upstream, identified, facts.granted, occasion or Occasion(protocol), now)
                 facts = replace(facts, functions=await self._run(decision.functions, ruleset, calling))
             else:
                 break  # a body that cannot be had: the caller refuses

@@ -162,8 +162,8 @@ class Resume:
         match judged.decision:
             case Allow():
                 self._log(asked, transaction, "resume", judged.decision.rules, "")
-                if functions is not None and not functions.earlier and transaction.ticketed:
-                    # What they did is done once: at the ticket, in a moment, it holds.
+                if functions is not None and not functions.earlier and _stays(transaction):
+                    # What they did is done once: at the ticket, or where the client repeats its request, in a moment, it holds.
                     ran = replace(transaction, run=kept(functions, subject, at=asked.now))
                     with suppress(Conflict):  # another /continue was first: its run holds as well, and the ticket is the same
                         await self._transactions.save(ran, visit.found.version, asked.now)
@@ -211,9 +211,7 @@ class Resume:
             cookies = (self._passes.issue(asked.head, enriched_pass, asked.now),)
             target = with_parameter(transaction.target, TICKET_PARAMETER, self._transactions.ticket(transaction.id))
             return self._answers.see_other(target.decode("latin-1"), cookies)
-        granted = any(t.max_age == "once" for t in transaction.tasks)
-        if granted:
-            # Asked `once`, and the request itself is not stored: the transaction stays READY until the client repeats it.
+        if _stays(transaction):
             enriched_pass = enriched_pass.with_grant(transaction.id)
         else:
             try:
@@ -261,3 +259,9 @@ class Resume:
             request_id=asked.request_id, method=transaction.method, path=path, upstream=transaction.upstream, decision=decision,
             rules=rules, reason=reason or "redirect-callback", subject=transaction.subject.id,
         )  # fmt: skip
+
+
+def _stays(transaction: Transaction) -> bool:
+    """It is READY until its request comes: by its ticket, or, where the request itself is not stored and something was asked `once`, when
+    the client repeats it."""
+    return transaction.ticketed or any(task.max_age == "once" for task in transaction.tasks)

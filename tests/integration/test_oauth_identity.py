@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, urlencode
 from aiohttp import web
 from yarl import URL
 
+from tests.support.altcha_client import payload
 from tests.support.gateway import Browser
 from tests.support.ports import free_port
 from tests.support.provider import CALLBACK, FRAME, HUMAN, Identity, answered, before
@@ -125,6 +126,22 @@ async def test_what_one_subject_passed_is_nothing_to_another(tmp_path: Path) -> 
         assert answered(await frame.get(silent, headers={**FRAME, "X-User": "alice"}))["code"]
         for other in ({"X-User": "bob"}, {}):
             assert answered(await frame.get(silent, headers={**FRAME, **other}))["error"] == "interaction_required"
+
+
+async def test_what_one_has_gone_through_for_a_sign_in_lets_nobody_else_sign_in(tmp_path: Path) -> None:
+    rule = {**HUMAN, "match": {"path": "/auth"}, "max_age": "once"}
+    async with small(tmp_path, rule, identity=[LOGIN]) as there:
+        browser = there.browser()
+        suspended = await log_in(there, browser, "alice")
+        page = await browser.get(suspended.location)
+        shown = await browser.json("GET", suspended.location)
+        done = await browser.post(
+            suspended.location, {"altcha": payload(shown.json["step"]["data"]), "stepup_token": page.hidden("stepup_token")}
+        )
+        resumed = await browser.get(done.location)
+        assert "/auth?" in resumed.headers["Refresh"], "alice could have her code now"
+        other = await browser.post("/login?" + there.authorize().partition("?")[2], {"name": "bob"})
+        assert other.location.startswith("/.stepup/t/su_"), other.location
 
 
 async def test_the_state_of_the_client_comes_back_whatever_it_is(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
 from aiohttp import web
 
 from tests.support.gateway import Browser, Reply
@@ -31,9 +33,26 @@ def to_page(user, context):
         raise Unauthorized("You have to agree.")
 
 
+def to_survey(user, context):
+    with SEEN.open("a") as file:
+        file.write(context.protocol + "\\n")
+    context.redirect = "survey"
+
+
+def watch(user, context):
+    with SEEN.open("a") as file:
+        file.write(context.protocol + "\\n")
+
+
 def refuse(user, context):
     raise Unauthorized("Not on Sundays.")
 """
+
+
+SURVEY = {
+    "kind": "redirect", "url": "https://survey.example.com/", "answer": "none", "audience": "survey",
+    "secret": "for the survey's page alone, 32 bytes",
+}  # fmt: skip
 
 
 def function(name: str) -> dict[str, Any]:
@@ -91,6 +110,60 @@ async def test_a_function_sends_a_sign_in_to_a_page_of_its_own_and_the_code_arri
         assert (await browser.post("/continue", {"state": state, "confirm": "yes"})).status == 410
         assert "code" not in answered(await browser.get(there.authorize(prompt="none", state="s3")))
         assert await sent_away(there, browser) != state
+
+
+async def test_a_function_runs_once_for_a_request_and_its_answer(tmp_path: Path) -> None:
+    async with identity_provider(with_functions(tmp_path), rules=[function("watch")]) as there:
+        browser = there.browser()
+        assert answered(await there.sign_in(browser, there.authorize()))["code"]
+        (tmp_path / "f.seen").write_text("")
+        assert answered(await browser.get(there.authorize()))["code"]
+        assert seen(tmp_path) == ["oidc-basic-profile"]
+
+
+async def test_a_page_that_brings_no_proof_is_visited_once_for_a_sign_in(tmp_path: Path) -> None:
+    rules, steps, source = [function("to_survey")], {"survey": SURVEY}, {"from": "header", "name": "X-User"}
+    async with identity_provider(
+        with_functions(tmp_path), rules=rules, steps=steps, identity=[source], trusted_proxies=["127.0.0.1"]
+    ) as there:
+        browser = there.browser()
+        browser.headers = {**browser.headers, "X-User": "alice"}
+        suspended = await there.sign_in(browser, there.authorize())
+        away = await browser.get(suspended.location)
+        [state] = parse_qs(urlsplit(away.location).query)["state"]
+        (tmp_path / "f.seen").write_text("")
+        given = answered(await onward(there, browser, await browser.get(f"/continue?state={state}")))
+        assert given["code"]
+        assert seen(tmp_path) == ["redirect-callback"]
+        assert (await browser.get(there.authorize())).location.startswith("/.stepup/t/su_"), "another sign-in, another visit"
+
+
+@pytest.mark.parametrize("functions", [[], ["to_page"]], ids=["no function", "a function"])
+@pytest.mark.parametrize("steps", [[], [HUMAN], [{**HUMAN, "max_age": "once"}]], ids=["no step", "a step", "a step once"])
+async def test_a_client_that_wants_a_login_each_time_gets_one(tmp_path: Path, steps: list[Any], functions: list[str]) -> None:
+    rules = [*steps, *map(function, functions)]
+    async with identity_provider(with_functions(tmp_path), rules=rules) as there:
+        browser = there.browser()
+        end = await there.sign_in(browser, there.authorize(prompt="login"))  # another login of the provider's would be no answer below
+        if steps:
+            assert end.location.startswith("/.stepup/t/su_"), end.location
+            end = await there.pass_captcha_to(browser, end.location)
+        if functions:
+            away = await browser.get(end.location)
+            [state] = parse_qs(urlsplit(away.location).query)["state"]
+            end = await onward(there, browser, await browser.post("/continue", {"state": state, "confirm": "yes"}))
+        assert answered(end)["code"]
+
+
+async def test_two_at_once_get_one_code_for_what_was_asked_once(tmp_path: Path) -> None:
+    async with identity_provider(with_functions(tmp_path), rules=[function("to_page")]) as there:
+        browser = there.browser()
+        state = await sent_away(there, browser)
+        back = await browser.post("/continue", {"state": state, "confirm": "yes"})
+        while not (way := back.headers.get("Refresh", "").partition("url=")[2]):
+            back = await browser.get(back.location)
+        ends = await asyncio.gather(*(browser.get(way) for _ in range(3)))
+        assert sum("code=" in end.location for end in ends) == 1, [end.location for end in ends]
 
 
 async def test_a_function_that_refuses_what_the_page_said_ends_the_sign_in(tmp_path: Path) -> None:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
-from urllib.parse import urlencode
+from typing import Any, Final
+from urllib.parse import quote_plus, unquote_plus, urlencode
 
 from gateway.flow.oauth.response import Pairs, read_unverified
 from gateway.wire.head import RequestHead
 from gateway.wire.target import parse_target, query_pairs
 
 _OF_A_BODY = frozenset({b"content-type", b"content-length", b"transfer-encoding", b"content-encoding", b"expect", b"trailer"})
+
+_FOLLOWED: Final = frozenset({"login", "select_account"})
+"""Values of `prompt` (OpenID Connect Core §3.1.2.1) that are done with when the user has logged in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,14 @@ class AuthorizationRequest:
     def silent(self) -> bool:
         """`prompt=none` is asked (OpenID Connect Core §3.1.2.1), as far as it can be seen."""
         return any("none" in value.split() for value in self.values("prompt"))
+
+    @property
+    def answered(self) -> AuthorizationRequest:
+        """This request once the user has been through the provider's pages: it does not ask for the same login again. `consent` stays, for
+        providers tie offline access to it; so does what stands in a request object."""
+        path, mark, query = self.target.partition(b"?")
+        pairs = [kept for pair in query.split(b"&") if (kept := _without_login(pair)) is not None]
+        return replace(self, target=path + mark + b"&".join(pairs))
 
     def fits(self, uri: str, state: str | None) -> bool:
         """An answer to this redirect URI with this state may be its answer. What either does not name, or hides, fits everything."""
@@ -104,6 +115,17 @@ def _with_objects(found: AuthorizationRequest, form: Pairs) -> AuthorizationRequ
 
 def _texts(claims: Iterable[tuple[str, Any]]) -> Pairs:
     return tuple((str(name), value if isinstance(value, str) else str(value)) for name, value in claims if value is not None)
+
+
+def _without_login(pair: bytes) -> bytes | None:
+    name, equals, value = pair.partition(b"=")
+    if unquote_plus(name.decode("latin-1")) != "prompt" or not equals:
+        return pair
+    asked = unquote_plus(value.decode("latin-1")).split()
+    left = [prompt for prompt in asked if prompt not in _FOLLOWED]
+    if left == asked:
+        return pair
+    return name + equals + quote_plus(" ".join(left)).encode("ascii") if left else None
 
 
 def _same(answered: str, asked: str) -> bool:

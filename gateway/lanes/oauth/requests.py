@@ -15,6 +15,7 @@ from gateway.lanes.body import ClientBody
 from gateway.lanes.oauth.verdicts import Verdicts
 from gateway.lanes.relay import Diverted
 from gateway.policy.decision import Allow, StepUp
+from gateway.policy.facts import Functions
 from gateway.spec.oauth import OAuthSpec
 from gateway.tokens.passes import Pass
 from gateway.wire.head import RequestHead
@@ -29,13 +30,14 @@ class Asking:
     """What was read of a request, kept in its head's memo under "oauth" for whoever sees the answer.
 
     authorize: it is one to the authorize path; else one that pushes. form: the parameters of its body. kept: who asks is known by what was
-    kept under the provider's session, not by a pass of theirs.
+    kept under the provider's session, not by a pass of theirs. functions: what rule functions came to for it.
     """
 
     request: AuthorizationRequest
     authorize: bool
     form: Pairs = ()
     kept: bool = False
+    functions: Functions | None = None
 
 
 class OAuthRequests:
@@ -72,8 +74,12 @@ class OAuthRequests:
         held = await self._kept(route.upstream, spec, head, now) if identified.presented is None else None
         if held is not None:
             identified = await self._gate.identify(head, route.upstream, now, kept=held)
-        asking = head.memo["oauth"] = Asking(request, authorize=True, form=form or (), kept=held is not None)
-        judged = await self._verdicts.precise(asked, route.upstream, request, identified, form=asking.form)
+        visit = await self._verdicts.resumed(asked, route.upstream, request, identified)
+        judged = await self._verdicts.precise(
+            asked, route.upstream, request, identified, form=form or (), resumed=visit.found.transaction if visit is not None else None
+        )
+        asking = Asking(request, authorize=True, form=form or (), kept=held is not None, functions=judged.facts.functions)
+        head.memo["oauth"] = asking
         decision = judged.decision
         plain = head.method == "GET" and navigation(head) == "navigation" and not request.silent
         if request.pushed and plain and not asking.kept and isinstance(decision, StepUp) and not decision.login:

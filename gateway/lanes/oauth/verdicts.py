@@ -12,7 +12,7 @@ from aiohttp import web
 from gateway.errors import Conflict, StoreUnavailable
 from gateway.flow.asked import Asked
 from gateway.flow.browser import known_browser
-from gateway.flow.functions import tell
+from gateway.flow.functions import at_continue, occasion, tell
 from gateway.flow.gate import Gate, Judged
 from gateway.flow.identity import Identified
 from gateway.flow.issued import Issued
@@ -25,12 +25,12 @@ from gateway.flow.rerun import proved
 from gateway.flow.sessions import After
 from gateway.flow.trail import Trail
 from gateway.flow.transaction import Event, Status, Transaction, move
-from gateway.flow.visit import Closed, Door
+from gateway.flow.visit import Closed, Door, Visit
 from gateway.lanes.answers import Answers
 from gateway.lanes.relay import Diverted
 from gateway.lanes.suspend import Suspender, same_target
 from gateway.policy.decision import Allow, Deny, Need, StepUp
-from gateway.policy.facts import Body
+from gateway.policy.facts import REDIRECT_CALLBACK, Body, Functions
 from gateway.spec.oauth import OAuthSpec
 from gateway.tokens.passes import Pass
 from gateway.wire.cookies import parse_set_cookie
@@ -89,24 +89,58 @@ class Verdicts:
         self._trail = trail
 
     async def precise(
-        self, asked: Asked, upstream: str, request: AuthorizationRequest, identified: Identified, *, form: Pairs = ()
-    ) -> Judged:
-        """The decision on an authorize request by its parameters: as a GET that has them all, and a POST as it was sent too."""
-        judged = await self._gate.judge_answer(
-            request.head(asked.head), upstream, asked.now, identified, body=Body(), protocol=_protocol(request)
-        )
-        if form and isinstance(judged.decision, Allow):
-            body = Body(form=dict(form))
-            posted = await self._gate.judge_answer(asked.head, upstream, asked.now, identified, body=body, protocol=_protocol(request))
-            return judged if isinstance(posted.decision, Allow) else posted
-        return judged
+        self, asked: Asked, upstream: str, request: AuthorizationRequest, identified: Identified, *, form: Pairs = (),
+        resumed: Transaction | None = None, functions: Functions | None = None,
+    ) -> Judged:  # fmt: skip
+        """The decision on an authorize request by its parameters: as a GET that has them all, and a POST as it was sent too.
+
+        resumed: the transaction that it was suspended in. functions: what rule functions came to for this very request before, as part of
+        that transaction or not.
+        """
+        protocol, granted, run = _protocol(request), {}, None
+        if functions is not None and (functions.protocol == REDIRECT_CALLBACK) != (resumed is not None):
+            functions = None  # a redirect that was not to count then may count now, and the other way round
+        if resumed is not None:
+            granted, run = proved(resumed), occasion(resumed, identified.subject, call=protocol)
+            functions = at_continue(resumed, identified.subject, asked.now) or functions
+
+        async def judged(head: RequestHead, body: Body, functions: Functions | None) -> Judged:
+            return await self._gate.judge_answer(
+                head, upstream, asked.now, identified, body=body, protocol=protocol, granted=granted, occasion=run, functions=functions
+            )
+
+        whole = await judged(request.head(asked.head), Body(), functions)
+        if form and isinstance(whole.decision, Allow):
+            posted = await judged(asked.head, Body(form=dict(form)), whole.facts.functions)
+            return whole if isinstance(posted.decision, Allow) else posted
+        return whole
+
+    async def resumed(self, asked: Asked, upstream: str, request: AuthorizationRequest, identified: Identified) -> Visit | None:
+        """The transaction that this request was suspended in, and that has been through its steps: what was proved there counts, once. The
+        pass names it."""
+        presented = identified.presented
+        found = await self._transactions.load(presented.grant, asked.now) if presented is not None and presented.grant else None
+        if presented is None or found is None:
+            return None
+        transaction = found.transaction
+        same = same_target(as_get(asked.head, request.target), transaction) and transaction.upstream == upstream
+        if not same or transaction.status is not Status.READY or transaction.ticketed:
+            return None
+        visit = await self._door.enter(asked, transaction.id)
+        return None if isinstance(visit, Closed) or visit.found.version != found.version else visit
 
     async def decide(self, case: Case, found: Response, headers: Headers, edited: Headers, after: After) -> Headers:
         """The headers of the answer that passes. headers: as the provider sent them; edited: as the client would get them; after: what
         the answer did to the pass. Raises Diverted with what takes its place."""
         request = await self._request(case, found)
         who = _after_login(case.identified, after)
-        judged = await self._judged(case, request, who)
+        visit = await self.resumed(case.asked, case.upstream, request, case.identified) if request is not None else None
+        if visit is not None and not _theirs(visit.found.transaction, who):
+            visit = None
+        judged = await self._judged(case, request, who, visit)
+        if visit is not None and isinstance(judged.decision, Allow) and not await self._use_up(case, visit):
+            visit = None
+            judged = await self._judged(case, request, who, visit)
         self._log(case, judged, found)
         await tell(self._trail, case.asked, judged.facts.functions, judged.identified.subject)
         cookies = tuple(value for name, value in edited if name.lower() == b"set-cookie")
@@ -115,19 +149,14 @@ class Verdicts:
             case Allow():
                 held = after.held or who.holder
                 await self._passed(case, decision, headers, held)
-                if held is not None:
-                    proofs = {s: held.proofs[s] for s in decision.steps if s in held.proofs}
-                    await self._code(case, found, request, held.subject, proofs, held.sid)
+                here = proved(visit.found.transaction) if visit is not None else {}
+                proofs = {**(held.proofs if held is not None else {}), **here}
+                of = held or case.identified.presented
+                if of is not None:
+                    passed = {s: proofs[s] for s in decision.steps if s in proofs}
+                    await self._code(case, found, request, held.subject if held is not None else who.subject, passed, of.sid)
                 return edited
             case StepUp():
-                used = await self._granted(case, request, decision) if request is not None else None
-                if used is not None:
-                    self._outcome(case, "passed")
-                    held = who.holder
-                    proofs = {**(held.proofs if held is not None else {}), **proved(used)}
-                    presented = case.identified.presented
-                    await self._code(case, found, request, who.subject, proofs, presented.sid if presented is not None else "")
-                    return edited
                 raise Diverted(_with(await self._unmet(case, found, request, who, judged, decision), cookies))
             case Deny():
                 self._outcome(case, "denied")
@@ -151,16 +180,24 @@ class Verdicts:
         browsers = known_browser(case.asked.head)
         return await self._memory.recall(case.upstream, browsers, found.uri, found.state, case.asked.now)
 
-    async def _judged(self, case: Case, request: AuthorizationRequest | None, who: Identified) -> Judged:
+    async def _judged(self, case: Case, request: AuthorizationRequest | None, who: Identified, visit: Visit | None) -> Judged:
         direct = case.asking is not None and case.asking.authorize
-        precise = await self.precise(case.asked, case.upstream, request, who, form=_form(case)) if request is not None else None
+        resumed = visit.found.transaction if visit is not None else None
+        precise = None
+        if request is not None:
+            precise = await self.precise(
+                case.asked, case.upstream, request, who, form=_form(case), resumed=resumed, functions=_run_before(case, who)
+            )
         if direct and precise is not None and request is not None and request.readable:
             return precise
         if precise is not None and not isinstance(precise.decision, Allow):
             return precise
         head = as_get(case.asked.head, (case.spec.authorize or "/").encode("ascii"))
         protocol = _protocol(request)
-        return await self._gate.judge_answer(head, case.upstream, case.asked.now, who, body=Body(), protocol=protocol, unread=True)
+        granted = proved(resumed) if resumed is not None else {}
+        return await self._gate.judge_answer(
+            head, case.upstream, case.asked.now, who, body=Body(), protocol=protocol, unread=True, granted=granted
+        )
 
     async def _unmet(
         self, case: Case, found: Response, request: AuthorizationRequest | None, who: Identified, judged: Judged, decision: StepUp
@@ -171,9 +208,9 @@ class Verdicts:
         visible = request is not None and not request.silent and (request.readable or not direct)
         if request is None or not visible or request.pushed or navigation(asked.head) != "navigation":
             return self._error(case, found, UNMET, _steps(decision))
-        if not direct and not request.reasked:
-            alone = await self.precise(asked, case.upstream, request, who)
-            if isinstance(alone.decision, Allow):
+        if not direct:
+            request = request.answered
+            if not request.reasked and isinstance((await self.precise(asked, case.upstream, request, who)).decision, Allow):
                 await self._reask(case, request)
                 self._outcome(case, "asked again")
                 return self._answers.see_other(request.target.decode("latin-1"))
@@ -209,25 +246,12 @@ class Verdicts:
         except StoreUnavailable as error:
             self._trail.event("code not remembered", request_id=case.asked.request_id, upstream=case.upstream, reason=str(error))
 
-    async def _granted(self, case: Case, request: AuthorizationRequest, decision: StepUp) -> Transaction | None:
-        """All that is open was asked `once` and passed, in the READY transaction that the pass names: it is used up here."""
-        asked, presented = case.asked, case.identified.presented
-        if presented is None or not presented.grant or await self._transactions.load(presented.grant, asked.now) is None:
-            return None
-        visit = await self._door.enter(asked, presented.grant)
-        if isinstance(visit, Closed):
-            return None
-        transaction = visit.found.transaction
-        same = same_target(as_get(asked.head, request.target), transaction) and transaction.upstream == case.upstream
-        if transaction.status is not Status.READY or transaction.ticketed or not same:
-            return None
-        if not {a.step for a in decision.asked} <= proved(transaction).keys():
-            return None
+    async def _use_up(self, case: Case, visit: Visit) -> bool:
         try:
-            await self._transactions.save(move(transaction, Event.REISSUED), visit.found.version, asked.now)
+            await self._transactions.save(move(visit.found.transaction, Event.REISSUED), visit.found.version, case.asked.now)
         except Conflict:
-            return None
-        return transaction
+            return False
+        return True
 
     async def _passed(self, case: Case, decision: Allow, headers: Headers, held: Pass | None) -> None:
         """It passes. By steps: they are kept under the provider's session, for the times when no cookie of ours comes along."""
@@ -295,6 +319,21 @@ def _after_login(identified: Identified, after: After) -> Identified:
 def _protocol(request: AuthorizationRequest | None) -> str:
     """Auth0's `context.protocol`, by all that is seen of the request."""
     return profile(request.values("response_type") if request is not None else ())
+
+
+def _theirs(transaction: Transaction, who: Identified) -> bool:
+    """What a transaction proved counts for the person who went through it. It may have begun before anybody had logged in."""
+    began = transaction.subject
+    return not began.known or (began.id, began.source) == (who.subject.id, who.subject.source)
+
+
+def _run_before(case: Case, who: Identified) -> Functions | None:
+    """What rule functions came to when the request arrived, where that was for the same person: their side effects come once."""
+    asking = case.asking
+    if asking is None or asking.functions is None:
+        return None
+    of = case.identified.subject
+    return asking.functions if (of.id, of.source) == (who.subject.id, who.subject.source) else None
 
 
 def _form(case: Case) -> Pairs:
