@@ -87,7 +87,7 @@ class LockedSqlite(Away):
 
 
 class SpoiltSqlite(Away):
-    """The file was moved away, and what stands in its place cannot be opened."""
+    """The file was moved away, and what stands in its place cannot be opened. At no moment is there nothing: a new store would be made."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"sqlite:///{path}")
@@ -95,12 +95,13 @@ class SpoiltSqlite(Away):
         self._aside = path.with_name("aside.db")
 
     def begin(self) -> None:
-        self._path.rename(self._aside)
-        self._path.mkdir()
+        self._aside.hardlink_to(self._path)
+        folder = self._path.with_name("folder")
+        folder.symlink_to(self._path.parent, target_is_directory=True)
+        folder.replace(self._path)
 
     def end(self) -> None:
-        self._path.rmdir()
-        self._aside.rename(self._path)
+        self._aside.replace(self._path)
 
 
 @contextmanager
