@@ -40,6 +40,7 @@ from gateway.lanes.anew import Anew
 from gateway.lanes.body import read_body
 from gateway.lanes.errand import errand
 from gateway.lanes.fast import FastConnection, FastLane
+from gateway.lanes.fast.asking import Mounted, MountedConnection
 from gateway.lanes.fast.known import Known
 from gateway.lanes.forward_auth import ForwardAuth, integrations
 from gateway.lanes.grants import Grants
@@ -261,9 +262,11 @@ class Wired:
                 limits=spec.limits, ruleset=lambda: self.live.ruleset, identity=lambda: self.live.identity,
                 upstreams=lambda: self.live.upstreams, apart=lambda: self.live.apart,
             )  # fmt: skip
+            secret = self.forward_auth.with_secret
+            mounted = partial(MountedConnection, mounted=Mounted(secret, premises, known)) if secret else None
             self.fast = FastLane(
                 known=known, sessions=self.sessions, answers=answers, trail=self.trail, entropy=self.entropy, clock=self.clock,
-                limits=spec.limits, make=FastConnection, intercepts=intercepts,
+                limits=spec.limits, make=mounted or FastConnection, intercepts=intercepts,
             )  # fmt: skip
 
     def _next_origins(self, upstream: str) -> Sequence[str]:

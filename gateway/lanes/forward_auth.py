@@ -51,7 +51,7 @@ class ForwardAuth:
     ) -> None:  # fmt: skip
         self._lane = lane
         self.proxies = {each.name: each for each in proxies}
-        self._with_secret = tuple(each for each in proxies if each.secret is not None)
+        self.with_secret = tuple(each for each in proxies if each.secret is not None)
         self._premises = premises
         self._relay = relay
         self._sessions = sessions
@@ -65,7 +65,7 @@ class ForwardAuth:
 
     async def public(self, request: web.BaseRequest) -> web.StreamResponse:
         """The public listener: a proxy with its secret, and everybody else."""
-        proxy = integration_of(self._with_secret, raw_target(request), request.raw_headers) if self._with_secret else None
+        proxy = integration_of(self.with_secret, raw_target(request), request.raw_headers) if self.with_secret else None
         return await self._lane.handle(request) if proxy is None else await self._answer(request, proxy)
 
     def listener(self, name: str) -> Handler:

@@ -1,4 +1,5 @@
-"""Forward-auth on the listener of one proxy: an `Allow` is answered here, anything else is the slow lane's.
+"""Forward-auth, on the listener of one proxy and, by secrets, on the public one: an `Allow` is answered here, anything else is the slow
+lane's.
 
 What such a proxy asks differs from one request to the next in little but the address: the line that names it is taken out, and what is left
 is remembered as other blocks of header fields are (see `known`). It is judged by the very same functions.
@@ -6,15 +7,24 @@ is remembered as other blocks of header fields are (see `known`). It is judged b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gateway.lanes.fast.client import FastConnection
 from gateway.lanes.fast.known import Block, Known, Seen, Standing, Verdict, ticketed
 from gateway.lanes.heads import Located
-from gateway.wire.forward_auth import Integration, Premises, Refused, allow_headers, original_head, target_source
+from gateway.wire.forward_auth import (
+    SECRET_HEADER,
+    Integration,
+    Premises,
+    Refused,
+    allow_headers,
+    integration_of,
+    original_head,
+    target_source,
+)
 from gateway.wire.forwarding import is_trusted
-from gateway.wire.head import RequestHead
-from gateway.wire.target import Target
+from gateway.wire.head import RequestHead, header_key
 
 if TYPE_CHECKING:
     from gateway.lanes.fast.lane import FastLane
@@ -22,7 +32,7 @@ if TYPE_CHECKING:
 
 MOST_ASKS = 2048
 _VISIBLE = bytes(range(0x21, 0x7F))
-_ROOT = Target(b"/", b"/", None, ("/",))
+_SECRET = b"\r\n" + SECRET_HEADER.lower() + b":"
 
 
 class Ask:
@@ -48,6 +58,7 @@ class Asking:
         source = target_source(proxy.dialect)
         self.marker = None if source is None else b"\r\n" + source + b":"
         """Begins the line that names the address, lower-case; None: it is the request's own target."""
+        self.mount = proxy.mount
         self.longest = premises.longest
         self._asks: dict[tuple[bytes, bytes, str], Ask] = {}
 
@@ -92,14 +103,34 @@ class Asking:
         return made
 
 
-class AskingConnection(FastConnection):
-    """A connection of a proxy that asks."""
+class Mounted:
+    """The proxies that ask on the public listener, each known by its secret."""
 
-    __slots__ = ("_asking",)
+    def __init__(self, proxies: Sequence[Integration], premises: Premises, known: Known) -> None:
+        self.mount = proxies[0].mount
+        self._proxies = tuple(proxies)
+        self._askings = {proxy.name: Asking(proxy, premises, known) for proxy in proxies}
 
-    def __init__(self, lane: FastLane, listener: Listener, *, asking: Asking) -> None:
-        super().__init__(lane, listener)
-        self._asking = asking
+    def asks(self, target: bytes, fields: bytes) -> Asking | None:
+        """Who asks. fields: of the request, each after its line break."""
+        folded = header_key(fields)
+        start = folded.find(_SECRET)
+        if start < 0:
+            return None
+        first = start + len(_SECRET)
+        given = ((SECRET_HEADER, fields[first : fields.find(b"\r\n", first)].strip(b" \t")),)
+        proxy = integration_of(self._proxies, target, given) if folded.find(_SECRET, first) < 0 else None
+        return self._askings[proxy.name] if proxy is not None else None
+
+
+class _Answering(FastConnection):
+    """A connection on which auth requests come."""
+
+    __slots__ = ()
+
+    def _asks(self, _data: bytes, _end: int, /) -> Asking | None:
+        """Whose auth request this is, None if it is none. data: from its beginning; end: of its head."""
+        raise NotImplementedError
 
     def _begin(self, data: bytes) -> None:
         while True:
@@ -108,9 +139,13 @@ class AskingConnection(FastConnection):
                 if data:
                     self._peek(data)
                 return
+            asking = self._asks(data, end)
+            if asking is None:
+                super()._begin(data)
+                return
             self._ahead = b""
             self._peeking = None
-            if not self._serve(data, end):
+            if not self._serve(asking, data, end):
                 self._hand_over(data)
                 return
             data = data[end + 4 :]
@@ -122,9 +157,9 @@ class AskingConnection(FastConnection):
                 return
             self.due = self._loop.time() + self._limits.keepalive
 
-    def _serve(self, data: bytes, end: int) -> bool:
+    def _serve(self, asking: Asking, data: bytes, end: int) -> bool:
         """Answer an auth request that comes to an Allow."""
-        asking, lane = self._asking, self._lane
+        lane = self._lane
         store = lane.known
         cut = data.find(b"\r\n")
         line = data[:cut]
@@ -132,7 +167,7 @@ class AskingConnection(FastConnection):
         if len(parts) != 3 or parts[2] != b"HTTP/1.1" or cut > self._limits.request_line or line.translate(None, _VISIBLE) != b"  ":
             return False
         if asking.marker is None:
-            raw, rest = parts[1], data[cut : end + 4]
+            raw, rest = parts[1].removeprefix(asking.mount), data[cut : end + 4]
         else:
             folded = data[cut:end].lower()
             start = folded.find(asking.marker)
@@ -174,3 +209,34 @@ class AskingConnection(FastConnection):
         verdict.told.tell(lane.request_id(), ask.head.method, place.shown, now, plain=place.plain)
         self._transport.write(answer)
         return True
+
+
+class AskingConnection(_Answering):
+    """A connection of a proxy that has a listener of its own."""
+
+    __slots__ = ("_asking",)
+
+    def __init__(self, lane: FastLane, listener: Listener, *, asking: Asking) -> None:
+        super().__init__(lane, listener)
+        self._asking = asking
+
+    def _asks(self, _data: bytes, _end: int, /) -> Asking | None:
+        return self._asking
+
+
+class MountedConnection(_Answering):
+    """A connection on the public listener, where proxies ask among others who do not."""
+
+    __slots__ = ("_mounted",)
+
+    def __init__(self, lane: FastLane, listener: Listener, *, mounted: Mounted) -> None:
+        super().__init__(lane, listener)
+        self._mounted = mounted
+
+    def _asks(self, data: bytes, end: int, /) -> Asking | None:
+        start = data.find(b" ") + 1
+        if not data.startswith(self._mounted.mount, start):
+            return None
+        stop = data.find(b" ", start)
+        cut = data.find(b"\r\n")
+        return self._mounted.asks(data[start:stop], data[cut : end + 2]) if stop < cut else None
