@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
 
 import jwt
+import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 from yarl import URL
@@ -210,6 +211,17 @@ async def test_an_innocent_request_passes_beside_a_rule_for_others(tmp_path: Pat
         hidden = there.authorize(scope="openid", prompt="login")
         # It is asked to log in, and not again when the provider is asked a second time.
         assert answered(await there.sign_in(browser, hidden))["code"]
+
+
+@pytest.mark.parametrize("age", ["session", "once"])
+async def test_a_rule_for_those_who_must_log_in_anew_holds_when_they_have(tmp_path: Path, age: str) -> None:
+    rule = {**HUMAN, "match": {"path": "/auth", "query": {"prompt": "*login*"}}, "max_age": age}
+    async with identity_provider(tmp_path, rules=[rule]) as there:
+        browser = there.browser()
+        assert answered(await there.sign_in(browser, there.authorize()))["code"]
+        suspended = await there.sign_in(browser, there.authorize(prompt="login"))
+        assert suspended.location.startswith("/.stepup/t/su_"), suspended.location
+        assert answered(await there.pass_captcha_to(browser, suspended.location))["code"]
 
 
 async def test_without_the_browsers_cookie_the_client_is_told_to_begin_again(tmp_path: Path) -> None:

@@ -20,6 +20,13 @@ _OF_A_BODY = frozenset({b"content-type", b"content-length", b"transfer-encoding"
 _FOLLOWED: Final = frozenset({"login", "select_account"})
 """Values of `prompt` (OpenID Connect Core §3.1.2.1) that are done with when the user has logged in."""
 
+_REGISTERED: Final = frozenset({
+    "response_type", "client_id", "redirect_uri", "scope", "state", "nonce", "display", "prompt", "max_age", "ui_locales", "claims_locales",
+    "id_token_hint", "login_hint", "acr_values", "claims", "registration", "request", "request_uri", "response_mode", "code_challenge",
+    "code_challenge_method", "resource", "authorization_details", "dpop_jkt", "audience",
+})  # fmt: skip
+"""What a client says in an authorization request (IANA, OAuth Parameters), and `audience`, which many take."""
+
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationRequest:
@@ -54,6 +61,21 @@ class AuthorizationRequest:
         path, mark, query = self.target.partition(b"?")
         pairs = [kept for pair in query.split(b"&") if (kept := _without_login(pair)) is not None]
         return replace(self, target=path + mark + b"&".join(pairs))
+
+    @property
+    def plain(self) -> bool:
+        """It says all that an authorization request must (RFC 6749 §4.1.1, RFC 9101 §5), and nothing that no client says."""
+        return self._whole and all(name in _REGISTERED for name, _ in self.parameters)
+
+    @property
+    def _whole(self) -> bool:
+        return bool(self.values("client_id")) and any(self.values(name) for name in ("response_type", "request", "request_uri"))
+
+    def follows(self, began: AuthorizationRequest) -> bool:
+        """The form of a page that was shown for `began` may say this. One that does not say all has a `state` of its own."""
+        names = ("client_id", "redirect_uri", "state", "nonce") if self._whole else ("client_id",)
+        said = [(self.values(name), began.values(name)) for name in names]
+        return all(not mine or not its or mine & its for mine, its in said)
 
     def fits(self, uri: str, state: str | None) -> bool:
         """An answer to this redirect URI with this state may be its answer. What either does not name, or hides, fits everything."""

@@ -60,6 +60,12 @@ class Case:
     asking: Asking | None
 
     @property
+    def direct(self) -> bool:
+        """It belongs to this very request. A form at the authorize path may be that of a page there, and a provider that shows one may
+        go by its own notes: what was asked is the browser's word then, as with an answer from elsewhere."""
+        return self.asking is not None and self.asking.authorize and self.asked.head.method != "POST"
+
+    @property
     def address(self) -> str:
         """The address that it answers."""
         return self.asked.head.origin + self.head.target.raw.decode("latin-1")
@@ -175,20 +181,19 @@ class Verdicts:
     # -- whose answer it is, and what that comes to -----------------------------------------------------------------------
 
     async def _request(self, case: Case, found: Response) -> AuthorizationRequest | None:
-        if case.asking is not None and case.asking.authorize:
+        if case.asking is not None and case.asking.authorize and not case.asking.page:
             return case.asking.request
         browsers = known_browser(case.asked.head)
         return await self._memory.recall(case.upstream, browsers, found.uri, found.state, case.asked.now)
 
     async def _judged(self, case: Case, request: AuthorizationRequest | None, who: Identified, visit: Visit | None) -> Judged:
-        direct = case.asking is not None and case.asking.authorize
         resumed = visit.found.transaction if visit is not None else None
         precise = None
         if request is not None:
             precise = await self.precise(
-                case.asked, case.upstream, request, who, form=_form(case), resumed=resumed, functions=_run_before(case, who)
+                case.asked, case.upstream, request, who, form=_form(case), resumed=resumed, functions=_run_before(case, request, who)
             )
-        if direct and precise is not None and request is not None and request.readable:
+        if case.direct and precise is not None and request is not None and request.readable:
             return precise
         if precise is not None and not isinstance(precise.decision, Allow):
             return precise
@@ -203,14 +208,15 @@ class Verdicts:
         self, case: Case, found: Response, request: AuthorizationRequest | None, who: Identified, judged: Judged, decision: StepUp
     ) -> web.Response:
         asked = case.asked
-        direct = case.asking is not None and case.asking.authorize
         # Whoever came by the provider's own pages was not asked in silence, whatever an encrypted request said.
-        visible = request is not None and not request.silent and (request.readable or not direct)
+        visible = request is not None and not request.silent and (request.readable or not case.direct)
         if request is None or not visible or request.pushed or navigation(asked.head) != "navigation":
             return self._error(case, found, UNMET, _steps(decision))
-        if not direct:
+        if not case.direct:
+            # Judged as it was asked: a rule on `prompt` holds for whoever has followed it.
+            needs_less = not request.reasked and isinstance((await self.precise(asked, case.upstream, request, who)).decision, Allow)
             request = request.answered
-            if not request.reasked and isinstance((await self.precise(asked, case.upstream, request, who)).decision, Allow):
+            if needs_less:
                 await self._reask(case, request)
                 self._outcome(case, "asked again")
                 return self._answers.see_other(request.target.decode("latin-1"))
@@ -327,10 +333,10 @@ def _theirs(transaction: Transaction, who: Identified) -> bool:
     return not began.known or (began.id, began.source) == (who.subject.id, who.subject.source)
 
 
-def _run_before(case: Case, who: Identified) -> Functions | None:
+def _run_before(case: Case, request: AuthorizationRequest, who: Identified) -> Functions | None:
     """What rule functions came to when the request arrived, where that was for the same person: their side effects come once."""
     asking = case.asking
-    if asking is None or asking.functions is None:
+    if asking is None or asking.functions is None or asking.request != request:
         return None
     of = case.identified.subject
     return asking.functions if (of.id, of.source) == (who.subject.id, who.subject.source) else None

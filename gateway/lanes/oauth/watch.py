@@ -118,7 +118,7 @@ class AnswerWatch:
     async def _on_its_way(self, answer: ResponseHead, edited: Headers) -> Headers:
         """A person goes through the provider's pages now: remember for what."""
         case, head = self._case, self._case.asked.head
-        if case.asking is None or not case.asking.authorize or answer.status >= 400 or navigation(head) != "navigation":
+        if case.asking is None or not case.asking.authorize or case.asking.page or answer.status >= 400 or navigation(head) != "navigation":
             return edited
         browser = browser_for(head, self._entropy.token(), script=False)
         await self._memory.remember(case.upstream, browser.secret, case.asking.request, case.spec, case.asked.now)
