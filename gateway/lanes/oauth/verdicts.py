@@ -139,6 +139,8 @@ class Verdicts:
         """The headers of the answer that passes. headers: as the provider sent them; edited: as the client would get them; after: what
         the answer did to the pass. Raises Diverted with what takes its place."""
         request = await self._request(case, found)
+        if request is not None and case.direct and found.state is None and len(states := request.values("state")) == 1:
+            found = replace(found, state=states.pop())  # what is encrypted is not seen, and a client takes no answer without its state
         who = _after_login(case.identified, after)
         visit = await self.resumed(case.asked, case.upstream, request, case.identified) if request is not None else None
         if visit is not None and not _theirs(visit.found.transaction, who):
