@@ -148,6 +148,21 @@ async def test_a_redirect_uri_that_a_browser_would_run_is_not_used(tmp_path: Pat
         assert "Location" not in reply.headers
 
 
+async def test_what_somebody_has_written_on_a_page_of_the_providers_sends_nobody_there(tmp_path: Path) -> None:
+    """An answer's redirect URI is where the answer itself leads, not what stands on it."""
+    for page in (
+        '<p>eve: <a href="https://evil.example/?code=1">a bargain</a></p>',
+        '<script>comments = [{"by": "eve", "text": "https://evil.example/?code=1"}]</script>',
+        '<div data-link="https://evil.example/?code=1"></div>',
+        '<iframe src="https://evil.example/?code=1"></iframe>',
+    ):
+        async with answering(tmp_path, always(200, page)) as there:
+            for path in ("/posts", "/auth?redirect_uri=https%3A%2F%2Fevil.example%2F", SILENT):
+                reply = await there.browser().get(path)
+                assert not reply.headers.get("Location", "").startswith("https://evil"), (path, page)
+                assert "https://evil" not in reply.text, (path, page)
+
+
 async def test_the_store_is_away_and_nothing_leaves(tmp_path: Path) -> None:
     async with answering(tmp_path, always(302, Location=CB + "?code=SECRET&state=s")) as there:
         await there.app.state.close()

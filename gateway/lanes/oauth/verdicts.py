@@ -284,7 +284,7 @@ class Verdicts:
         self._trail.event("refused", request_id=asked.request_id, kind="authorization", reason=f"{error}: {description}")
         if error == UNMET:
             self._outcome(case, "refused")
-        if found.mode == "unreadable" or not usable(found.uri):
+        if found.mode == "unreadable" or not found.leads or not usable(found.uri):
             return self._answers.refusal(asked, "denied", message=description, error=error)
         fields = error_fields(found, error, _plain(description))
         if found.mode in ("form_post", "web_message"):
