@@ -138,6 +138,32 @@ async def test_prompt_none_in_a_request_object_or_a_pushed_request_is_seen(tmp_p
         assert (given["error"], given["state"]) == ("interaction_required", "pushed")
 
 
+@pytest.mark.parametrize("way", ["query", "form", "object", "pushed"])
+async def test_a_condition_on_a_parameter_holds_wherever_the_provider_reads_it(tmp_path: Path, way: str) -> None:
+    """`client_id` stands beside a request object and a pushed request too; what else stands there is not what counts."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    jwk = {**json.loads(ECAlgorithm.to_jwk(key.public_key())), "alg": "ES256", "use": "sig", "kid": "k"}
+    client = {"request_object_signing_alg": "ES256", "jwks": {"keys": [jwk]}} if way == "object" else {}
+    rule = {**HUMAN, "when": 'request.query.client_id == "app" && request.query.scope == "openid email"'}
+    async with identity_provider(tmp_path, rules=[rule], options={"client": client}) as there:
+        browser = there.browser()
+        await there.sign_in(browser, there.authorize(scope="openid"))
+        asked = dict(parse_qsl(there.authorize(scope="openid email", prompt="none").partition("?")[2]))
+        beside = {"client_id": "app", "response_type": "code", "scope": "openid"}
+        match way:
+            case "query":
+                reply = await browser.get("/auth?" + urlencode(asked))
+            case "form":
+                reply = await browser.post("/auth?client_id=app", {**asked, "state": "by form"})
+            case "object":
+                signed = jwt.encode({**asked, "iss": "app", "aud": there.base, "exp": time.time() + 60}, key, "ES256", headers={"kid": "k"})
+                reply = await browser.get("/auth?" + urlencode({**beside, "request": signed}))
+            case _:
+                uri = await there.push(there.browser(), scope="openid email", prompt="none")
+                reply = await browser.get("/auth?" + urlencode({**beside, "request_uri": uri}))
+        assert answered(reply)["error"] == "interaction_required", reply.location
+
+
 async def test_a_pushed_request_is_sent_through_the_steps_before_its_provider_uses_it_up(tmp_path: Path) -> None:
     async with identity_provider(tmp_path) as there:
         browser = there.browser()

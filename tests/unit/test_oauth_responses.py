@@ -161,7 +161,34 @@ def test_all_parameters_of_a_request_are_seen_wherever_they_stand() -> None:
     assert asked.silent
     assert (asked.values("scope"), asked.values("state")) == ({"pay"}, {"f"})
     assert dict(parse_qsl(urlsplit(asked.target.decode()).query))["state"] == "f"
-    assert ("scope", "pay") in parse_qsl((asked.head(head("/")).target.query or b"").decode())
+    assert ("scope", "pay") in parse_qsl((asked.heads(head("/"))[0].target.query or b"").decode())
+
+
+def test_what_stands_in_a_request_object_and_beside_it_is_read_in_either_way() -> None:
+    def seen(query: str) -> list[list[tuple[str, str]]]:
+        heads = read_request(head(f"/auth?{query}"), (), {}).heads(head("/"))
+        return [parse_qsl((each.target.query or b"").decode()) for each in heads]
+
+    signed = token({"client_id": "app", "scope": "pay"})
+    assert seen(f"client_id=app&scope=read&request={signed}") == [
+        [("request", signed), ("client_id", "app"), ("scope", "pay")],
+        [("client_id", "app"), ("scope", "read"), ("request", signed)],
+    ]
+    assert seen(f"client_id=app&request={signed}") == [[("request", signed), ("client_id", "app"), ("scope", "pay")]]
+    assert seen("client_id=app&client_id=app") == [[("client_id", "app")]]
+
+
+@pytest.mark.parametrize(
+    ("query", "readable"),
+    [
+        ("client_id=app&scope=a&scope=b", False), ("client_id=app&client_id=app", True), ("resource=a&resource=b", True),
+        ("client_id=app&%63lient_id=b", False), ("x=1&x=2", True),
+    ],
+)  # fmt: skip
+def test_a_parameter_with_two_values_hides_which_of_them_counts(query: str, readable: bool) -> None:
+    asked = read_request(head(f"/auth?{query}"), (), {})
+    assert asked.readable is readable
+    assert [n for n, _ in parse_qsl((asked.heads(head("/"))[0].target.query or b"").decode())].count("client_id") < 2 or not readable
 
 
 def test_a_pushed_request_is_known_by_its_name_and_any_other_is_not() -> None:

@@ -98,7 +98,8 @@ class Verdicts:
         self, asked: Asked, upstream: str, request: AuthorizationRequest, identified: Identified, *, form: Pairs = (),
         resumed: Transaction | None = None, functions: Functions | None = None,
     ) -> Judged:  # fmt: skip
-        """The decision on an authorize request by its parameters: as a GET that has them all, and a POST as it was sent too.
+        """The decision on an authorize request by its parameters: as a GET that has them all, in each way to read them, and a POST
+        as it was sent too.
 
         resumed: the transaction that it was suspended in. functions: what rule functions came to for this very request before, as part of
         that transaction or not.
@@ -115,7 +116,12 @@ class Verdicts:
                 head, upstream, asked.now, identified, body=body, protocol=protocol, granted=granted, occasion=run, functions=functions
             )
 
-        whole = await judged(request.head(asked.head), Body(), functions)
+        first, *others = request.heads(asked.head)
+        whole = await judged(first, Body(), functions)
+        for other in others if isinstance(whole.decision, Allow) else ():
+            also = await judged(other, Body(), None)
+            if not isinstance(also.decision, Allow):
+                return also
         if form and isinstance(whole.decision, Allow):
             posted = await judged(asked.head, Body(form=dict(form)), whole.facts.functions)
             return whole if isinstance(posted.decision, Allow) else posted
