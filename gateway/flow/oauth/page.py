@@ -100,6 +100,19 @@ def in_page(text: str, own: str, address: str) -> Response | None:
     return None
 
 
+def in_json(data: bytes, own: str, address: str) -> Response | None:
+    """The authorization response in a JSON document, or None: an address for a script to go to, or its parameters as members. Nobody is
+    sent by us where a script would have gone."""
+    try:
+        text = data.decode(json.detect_encoding(data))
+    except UnicodeDecodeError:
+        return Response("unreadable")
+    found = _in_script(text, own, address)
+    if found is None and _KEYED.search(_ESCAPE.sub(_unescaped, text)):
+        found = Response("unreadable")
+    return replace(found, leads=False) if found is not None else None
+
+
 def _in_script(text: str, own: str, base: str) -> Response | None:
     plain = _ESCAPE.sub(_unescaped, text)
     ways = _ways(text) if _IN_SCRIPT.search(plain) else set()
