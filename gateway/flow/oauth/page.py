@@ -30,8 +30,9 @@ _ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|u\{([0-9A-Fa-f]{
 _IN_SCRIPT = re.compile(r"[?&#](?:code|access_token|id_token|response)=[^&\"'`\s<>]")
 _LEADS = re.compile(r"\blocation\s*(?:\.\s*\w+\s*)?[=(]\s*$")
 _QUOTED = re.compile(r"[\"'`]([^\"'`\s<>]{1,4096})[\"'`]")
-_KEYED = re.compile(r"[\"']?\b(code|access_token|id_token|response)[\"']?\s*:\s*[\"'`][^\"'`]")
-_ANSWER = re.compile(r"[\"']?\b(state|iss|code|redirect_uri)[\"']?\s*:\s*(\"(?:[^\"\\]|\\.)*\")")
+# A member of an object, or set on one.
+_KEYED = re.compile(r"[\"']?\b(code|access_token|id_token|response)[\"']?\]?\s*[:=]\s*[\"'`][^\"'`]")
+_ANSWER = re.compile(r"[\"']?\b(state|iss|code|redirect_uri)[\"']?\]?\s*[:=]\s*(\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\\"]|\\[^'\"])*')")
 _TARGET_ORIGIN = re.compile(r"postMessage\s*\([^;]*?,\s*[\"'](https?://[^\"']+)[\"']")
 _REFRESH = re.compile(r"^[\s\d.]*[;,]?\s*(?:url\s*=\s*)?[\"']?([^\"']*)", re.IGNORECASE)
 
@@ -125,7 +126,7 @@ def _in_script(text: str, own: str, base: str) -> Response | None:
     if stands is not None:
         return stands
     if ("postMessage" in plain or "authorization_response" in plain) and _KEYED.search(plain):
-        answer = {name: json.loads(value) for name, value in _ANSWER.findall(text) if _json(value)}
+        answer = {name: said for name, value in _ANSWER.findall(text) if (said := _said(value)) is not None}
         origin = _TARGET_ORIGIN.search(plain)
         uri = answer.get("redirect_uri") or (origin[1] if origin else "")
         return Response("web_message" if uri else "unreadable", uri, answer.get("state"), answer.get("iss"), answer.get("code", ""))
@@ -138,12 +139,13 @@ def _ways(text: str) -> set[str]:
     return {_ESCAPE.sub(_unescaped, place[1]) for place in places}
 
 
-def _json(text: str) -> bool:
+def _said(literal: str) -> str | None:
+    """The text of a string in a script, None where it is written in a way that is not read here."""
+    plain = f'"{_ESCAPE.sub(_unescaped, literal[1:-1])}"' if literal[0] == "'" else literal
     try:
-        json.loads(text)
+        return str(json.loads(plain))
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def _unescaped(match: re.Match[str]) -> str:
