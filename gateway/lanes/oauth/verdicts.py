@@ -138,7 +138,7 @@ class Verdicts:
         same = same_target(as_get(asked.head, request.target), transaction) and transaction.upstream == upstream
         if not same or transaction.status is not Status.READY or transaction.ticketed:
             return None
-        visit = await self._door.enter(asked, transaction.id)
+        visit = await self._door.enter(asked, transaction.id, identified=identified)
         return None if isinstance(visit, Closed) or visit.found.version != found.version else visit
 
     async def decide(self, case: Case, found: Response, headers: Headers, edited: Headers, after: After) -> Headers:
@@ -161,7 +161,7 @@ class Verdicts:
         decision = judged.decision
         match decision:
             case Allow():
-                held = after.held or who.holder
+                held = who.holder if after.learned else after.held or who.holder
                 await self._passed(case, decision, headers, held)
                 here = proved(visit.found.transaction) if visit is not None else {}
                 proofs = {**(held.proofs if held is not None else {}), **here}
@@ -322,10 +322,13 @@ class Verdicts:
 
 
 def _after_login(identified: Identified, after: After) -> Identified:
-    """Who the browser is behind this answer: whom it has just logged in, where it did."""
-    held = after.held
+    """Who the browser is behind this answer: whom it has just logged in, where it did. Who was logged in as the same person until then has
+    the proofs of that pass for this answer: a provider that wants a login each time would else never be answered."""
+    held, before = after.held, identified.holder
     if not after.learned or held is None:
         return identified
+    if before is not None and (before.subject.id, before.subject.source) == (held.subject.id, held.subject.source):
+        held = replace(held, proofs={**before.proofs, **held.proofs})
     session = "+".join(sorted(v.digest for v in held.sessions if v.until is None))
     return Identified(subject=held.subject, holder=held, presented=held, session=session)
 
