@@ -216,3 +216,15 @@ def test_an_answer_fits_the_request_with_its_redirect_uri_and_state() -> None:
     assert not asked.fits(CB, "t")
     assert not asked.fits("https://evil.example.com/cb", "s")
     assert read_request(head("/auth"), (), {}).fits(CB, "s")
+
+
+@pytest.mark.parametrize(
+    ("query", "again"),
+    [
+        ("prompt=login&state=s", "state=s"), ("a=b&prompt=select_account%20login", "a=b"), ("prompt=create&state=s", "state=s"),
+        ("prompt=login+consent&state=s", "prompt=consent&state=s"), ("%70rompt=login&a=%2f", "a=%2f"),
+        ("prompt=none&prompt", "prompt=none&prompt"), ("login=prompt&Prompt=login", "login=prompt&Prompt=login"),
+    ],
+)  # fmt: skip
+def test_what_the_user_has_followed_is_not_asked_again(query: str, again: str) -> None:
+    assert read_request(head(f"/auth?{query}"), (), {}).answered.target.decode() == f"/auth?{again}"

@@ -17,8 +17,8 @@ from gateway.wire.target import parse_target, query_pairs
 
 _OF_A_BODY = frozenset({b"content-type", b"content-length", b"transfer-encoding", b"content-encoding", b"expect", b"trailer"})
 
-_FOLLOWED: Final = frozenset({"login", "select_account"})
-"""Values of `prompt` (OpenID Connect Core §3.1.2.1) that are done with when the user has logged in."""
+_FOLLOWED: Final = frozenset({"login", "select_account", "create"})
+"""Values of `prompt` (OpenID Connect Core §3.1.2.1, Initiating User Registration §4.1) that are done with when the user has logged in."""
 
 _REGISTERED: Final = frozenset({
     "response_type", "client_id", "redirect_uri", "scope", "state", "nonce", "display", "prompt", "max_age", "ui_locales", "claims_locales",
