@@ -201,6 +201,18 @@ async def test_a_denied_sign_in_is_told_to_the_client(tmp_path: Path) -> None:
         assert (given["error"], given["error_description"], given["state"]) == ("access_denied", "Not from here.", "abc")
 
 
+async def test_a_rule_that_denies_some_requests_denies_no_others(tmp_path: Path) -> None:
+    rule = {"name": "closed", "match": {"path": "/auth", "query": {"scope": "*email*"}}, "deny": {"message": "Not from here."}}
+    async with identity_provider(tmp_path, rules=[rule]) as there:
+        browser = there.browser()
+        assert answered(await there.sign_in(browser, there.authorize()))["code"]
+        given = answered(await there.sign_in(there.browser(), there.authorize(scope="openid email")))
+        assert (given["error"], given["error_description"]) == ("access_denied", "Not from here.")
+        # Where the provider's page comes each time, it cannot be told which one it was.
+        again = await there.sign_in(browser, there.authorize(max_age="0"))
+        assert answered(await there.log_in_at(browser, again))["error"] == "access_denied"
+
+
 async def test_a_step_that_needs_somebody_where_nobody_is_known_is_never_skipped(tmp_path: Path) -> None:
     steps = {"code": {"kind": "otp", "methods": ["totp"], "enrol": "allow"}}
     rule = {"name": "code", "match": {"path": "/auth"}, "require": ["code"]}

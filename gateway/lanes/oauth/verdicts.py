@@ -173,6 +173,8 @@ class Verdicts:
             case StepUp():
                 raise Diverted(_with(await self._unmet(case, found, request, who, judged, decision), cookies))
             case Deny():
+                if (again := await self._asked_again(case, request, who)) is not None:
+                    raise Diverted(_with(again, cookies))
                 self._outcome(case, "denied")
                 raise Diverted(_with(self._error(case, found, DENIED, decision.public), cookies))
             case Need():
@@ -216,18 +218,12 @@ class Verdicts:
         self, case: Case, found: Response, request: AuthorizationRequest | None, who: Identified, judged: Judged, decision: StepUp
     ) -> web.Response:
         asked = case.asked
-        # Whoever came by the provider's own pages was not asked in silence, whatever an encrypted request said.
-        visible = request is not None and not request.silent and (request.readable or not case.direct)
-        if request is None or not visible or request.pushed or navigation(asked.head) != "navigation":
+        if request is None or not _repeatable(case, request):
             return self._error(case, found, UNMET, _steps(decision))
+        if (again := await self._asked_again(case, request, who)) is not None:
+            return again
         if not case.direct:
-            # Judged as it was asked: a rule on `prompt` holds for whoever has followed it.
-            needs_less = not request.reasked and isinstance((await self.precise(asked, case.upstream, request, who)).decision, Allow)
             request = request.answered
-            if needs_less:
-                await self._reask(case, request)
-                self._outcome(case, "asked again")
-                return self._answers.see_other(request.target.decode("latin-1"))
         if any(a.step.startswith("@") and not a.url for a in decision.asked):
             return self._error(case, found, UNMET, _steps(decision))  # a function that could not be asked, and asking again did not help
         if case.asking is not None and case.asking.kept:
@@ -242,9 +238,19 @@ class Verdicts:
         self._outcome(case, "suspended")
         return await self.suspend(asked, judged, decision, request)
 
-    async def _reask(self, case: Case, request: AuthorizationRequest) -> None:
-        for secret in known_browser(case.asked.head)[:1]:
-            await self._memory.remember(case.upstream, secret, replace(request, reasked=True), case.spec, case.asked.now)
+    async def _asked_again(self, case: Case, request: AuthorizationRequest | None, who: Identified) -> web.Response | None:
+        """Where the answer came by other ways, and its request would need less: the provider is asked once more, unnoticed. None: it is
+        not. Judged as it was asked: a rule on `prompt` holds for whoever has followed it."""
+        asked = case.asked
+        if request is None or case.direct or request.reasked or not _repeatable(case, request):
+            return None
+        if not isinstance((await self.precise(asked, case.upstream, request, who)).decision, Allow):
+            return None
+        request = request.answered
+        for secret in known_browser(asked.head)[:1]:
+            await self._memory.remember(case.upstream, secret, replace(request, reasked=True), case.spec, asked.now)
+        self._outcome(case, "asked again")
+        return self._answers.see_other(request.target.decode("latin-1"))
 
     async def _code(
         self, case: Case, found: Response, request: AuthorizationRequest | None, subject: Subject, proofs: Mapping[str, Proof], sid: str
@@ -351,6 +357,13 @@ def _run_before(case: Case, request: AuthorizationRequest, who: Identified) -> F
         return None
     of = case.identified.subject
     return asking.functions if (of.id, of.source) == (who.subject.id, who.subject.source) else None
+
+
+def _repeatable(case: Case, request: AuthorizationRequest) -> bool:
+    """A person may be sent to make it once more. Whoever came by the provider's own pages was not asked in silence, whatever an encrypted
+    request said."""
+    visible = not request.silent and (request.readable or not case.direct)
+    return visible and not request.pushed and navigation(case.asked.head) == "navigation"
 
 
 def _form(case: Case) -> Pairs:
