@@ -14,7 +14,7 @@ from aiohttp import web
 from yarl import URL
 
 from tests.support.altcha_client import payload
-from tests.support.gateway import Browser
+from tests.support.gateway import Browser, Clock
 from tests.support.ports import free_port
 from tests.support.provider import CALLBACK, FRAME, HUMAN, Identity, answered, before
 
@@ -162,6 +162,22 @@ async def test_who_must_log_in_each_time_goes_through_the_step_once_for_a_sign_i
             assert answered(end)["code"]
             end = await browser.post(login, {"name": name})  # once for each
         assert end.location.startswith("/.stepup/t/su_"), end.location
+
+
+async def test_what_was_passed_lasts_no_longer_for_another_login(tmp_path: Path) -> None:
+    clock = Clock(1_800_000_000.0)
+    async with small(tmp_path, HUMAN, identity=[LOGIN], clock=clock, passes={"max_age": "1h", "idle": "1h"}) as there:
+        browser = there.browser()
+        login = "/login?" + there.authorize().partition("?")[2]
+        suspended = await log_in(there, browser, "alice")
+        assert answered(await there.pass_captcha_to(browser, suspended.location))["code"]
+        await there.advance(3000)
+        assert answered(await browser.post(login, {"name": "alice"}))["code"]
+        frame = there.browser()
+        frame.session.cookie_jar.update_cookies({"sid": browser.cookie("sid") or ""}, URL(there.base))
+        assert answered(await frame.get(there.authorize(prompt="none"), headers=FRAME))["code"]
+        await there.advance(601)
+        assert "code" not in answered(await frame.get(there.authorize(prompt="none"), headers=FRAME))
 
 
 async def test_the_state_of_the_client_comes_back_whatever_it_is(tmp_path: Path) -> None:

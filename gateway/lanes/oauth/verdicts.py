@@ -334,7 +334,7 @@ def _after_login(identified: Identified, after: After) -> Identified:
     if not after.learned or held is None:
         return identified
     if before is not None and (before.subject.id, before.subject.source) == (held.subject.id, held.subject.source):
-        held = replace(held, proofs={**before.proofs, **held.proofs})
+        held = replace(held, proofs={**before.proofs, **held.proofs}, issued=before.issued)  # a proof lasts no longer for it
     session = "+".join(sorted(v.digest for v in held.sessions if v.until is None))
     return Identified(subject=held.subject, holder=held, presented=held, session=session)
 
