@@ -18,6 +18,7 @@ from json.decoder import scanstring  # type: ignore[attr-defined] # what `json` 
 from typing import Any, Final
 from urllib.parse import unquote_plus, unquote_to_bytes
 
+from gateway.flow.oauth.response import read_unverified
 from gateway.flow.protocol import CODE, PASSWORD, REFRESH, RESOURCE_OWNER, Endpoints, endpoint_of, odd_grant, protocol_of
 from gateway.policy.facts import Body, BodyUnavailable
 from gateway.wire.head import RequestHead
@@ -143,10 +144,10 @@ def _odd_separator(raw: bytes) -> str:
 
 
 def _client(head: RequestHead, fields: Mapping[str, Any]) -> str | Bad:
-    """The client's id, by the body or by HTTP Basic (RFC 6749 §2.3.1)."""
+    """The client's id, by the body, by HTTP Basic (RFC 6749 §2.3.1), or by its assertion (RFC 7523 §3), which the upstream verifies."""
     if head.has("authorization") and head.get("authorization") is None:
         return Bad(400, "Send one Authorization header.", "several Authorization headers")
-    named = str(fields.get("client_id") or "")
+    named = str(fields.get("client_id") or (read_unverified(fields.get("client_assertion") or "") or {}).get("sub") or "")
     scheme, _, rest = (head.get("authorization") or "").partition(" ")
     if scheme.lower() != "basic":
         return named[:LONGEST_NAME]

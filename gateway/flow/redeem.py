@@ -129,6 +129,11 @@ class GrantTransactions:
         """It is not used up: it may be tried again."""
         await self._state.delete(_SENDING, redeemed.found.transaction.id)
 
+    async def untried(self, redeemed: Redeemed, now: float) -> None:
+        """The upstream has not refused it, but asks for patience."""
+        transaction = redeemed.found.transaction
+        await self._state.count(_TRIES, transaction.id, by=-1, expires=transaction.expires, now=now)
+
     async def more(self, redeemed: Redeemed, judged: Judged, decision: StepUp, now: float) -> Transaction | None:
         """The rules, run again, ask for one more step: once. Or they still ask for one from which the browser came back without having
         done what it is for: then it may go again, as often as other steps may be tried. None: it is over."""

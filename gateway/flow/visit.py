@@ -57,10 +57,11 @@ class Door:
         self._gate = gate
         self._entropy = entropy
 
-    async def enter(self, asked: Asked, id_: str, *, own_page: bool = False) -> Visit | Closed:
+    async def enter(self, asked: Asked, id_: str, *, own_page: bool = False, identified: Identified | None = None) -> Visit | Closed:
         """The transaction, if this request may touch it. One that has ended is shown to its browser whoever is logged in now.
 
-        own_page: the request is for a page of ours, where the application's cookie may be missing because of its `Path`.
+        own_page: the request is for a page of ours, where the application's cookie may be missing because of its `Path`. identified: who
+        asks, where that was worked out when the request came: its answer may have ended their pass.
         """
         found = await self._transactions.load(id_, asked.now)
         if found is not None and found.transaction.grant is not None and found.transaction.origin == asked.head.origin:
@@ -76,7 +77,7 @@ class Door:
         transaction = found.transaction
         if transaction.outside is not None and transaction.outside.told:
             return Visit(found, Identified())  # its subject stands in the token that began it: who is logged in here is of no account
-        identified = await self._gate.identify(asked.head, transaction.upstream, asked.now, own_page=own_page)
+        identified = identified or await self._gate.identify(asked.head, transaction.upstream, asked.now, own_page=own_page)
         if not transaction.open:
             return Visit(found, identified)
         self._gate.rely(identified, asked.now)

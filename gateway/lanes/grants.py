@@ -50,6 +50,7 @@ from gateway.wire.subject import Proof, Subject
 _TOKENS: Final = frozenset({"access_token", "id_token", "refresh_token"})
 _GRANTED: Final = _TOKENS | {"code", "token", "response"}
 """Members of an answer that are a grant. An error's `code` is a word."""
+_WAITS: Final = frozenset({"authorization_pending", "slow_down"})  # RFC 8628 §3.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +204,8 @@ class Grants:
         steps = judged.decision.steps if isinstance(judged.decision, Allow) else ()
         held = await self._send(asking, judged, steps)
         if _is_error(held):
+            if asking.redeemed is not None and str((_document(held) or {}).get("error")) in _WAITS:
+                await self._transactions.untried(asking.redeemed, asked.now)
             return await self._out(request, asking, judged, held)
         return await self._issue(request, asking, judged, held, turn)
 

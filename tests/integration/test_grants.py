@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from tests.support.altcha_client import payload
 from tests.support.gateway import Clock
 from tests.support.oauth import REALM, Before, basic, gateway_before, hidden
 
@@ -149,6 +150,24 @@ async def test_a_wrong_password_does_not_burn_the_token_but_may_not_be_tried_for
     for _ in range(10):
         assert (await client.call({**PASSWORD, "password": "guess", "stepup_token": token})).json["error"] == "invalid_grant"
     assert (await client.call({**PASSWORD, "stepup_token": token})).json["error"] == "invalid_request"
+
+
+async def test_a_device_may_ask_until_its_user_has_agreed(tmp_path: Path) -> None:
+    """RFC 8628 §3.5: an answer that there is none yet is no failed attempt."""
+    steps = {"human": {"kind": "captcha", "provider": "altcha", "cost": 100, "max_number": 50}}
+    rules = [{"name": "tokens-need-a-human", "match": {"path": "/oauth/token"}, "require": "human"}]
+    form = {"grant_type": "urn:ietf:params:oauth:grant-type:device_code", "client_id": "tv", "device_code": "d"}
+    async with gateway_before(tmp_path, steps=steps, rules=rules) as idp:
+        client = idp.client()
+        asked = await client.call(form)
+        shown = await client.step(asked.json["step_up_url"])
+        passed = await client.step(asked.json["step_up_url"], {"altcha": payload(shown.json["step"]["data"])})
+        for error in ("authorization_pending", "slow_down") * 10:
+            idp.provider.answer = lambda _, error=error: web.json_response({"error": error}, status=400)  # type: ignore[misc]
+            waits = await client.call({**form, "stepup_token": passed.json["token"]})
+            assert waits.json == {"error": error}
+        idp.provider.answer = lambda _: web.json_response({"access_token": "a"})
+        assert (await client.call({**form, "stepup_token": passed.json["token"]})).json == {"access_token": "a"}
 
 
 async def test_of_twenty_parallel_repetitions_one_gets_the_grant(idp: Before) -> None:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from aiohttp import web
 
 from tests.support.gateway import SCRIPT
@@ -146,6 +147,48 @@ async def test_a_redirect_uri_that_a_browser_would_run_is_not_used(tmp_path: Pat
         reply = await there.browser().get(SILENT)
         assert reply.status == 403
         assert "Location" not in reply.headers
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        always(200, '{"redirect_uri": "https://app.example.com/cb?code=SECRET&state=s"}', Content_Type="application/json"),
+        always(200, '{"redirect_uri": "https:\\/\\/a.example\\/cb\\u003fcode=SECRET"}', Content_Type="application/json;charset=UTF-8"),
+        always(200, '{"redirect_uri": {"action": "post", "body": {"code": "SECRET"}}}', Content_Type="application/hal+json"),
+        always(201, '{"access_token":"SECRET"}'.encode("utf-16"), Content_Type="application/json"),
+        always(200, gzip.compress(b'{"code": "SECRET"}'), Content_Type="application/json", Content_Encoding="gzip"),
+        always(200, '{"x": "' + "x" * 5000 + '", "code": "SECRET"}', Content_Type="application/json"),
+    ],
+)  # fmt: skip
+async def test_an_authorize_path_that_answers_by_json_gives_no_code_either(tmp_path: Path, answer: Answering) -> None:
+    async with answering(tmp_path, answer, oauth={**OAUTH, "max_answer": 4096}) as there:
+        for method, headers in (("GET", {}), ("GET", SCRIPT), ("POST", SCRIPT)):
+            reply = await there.browser().request(method, "/auth?client_id=app&response_type=code&state=s", headers=headers)
+            assert b"SECRET" not in reply.body, (method, headers)
+            assert b"S\0E" not in reply.body, (method, headers)
+            assert reply.body[:2] != b"\x1f\x8b"
+
+
+async def test_json_without_a_code_passes_at_the_authorize_path(tmp_path: Path) -> None:
+    for status, text in ((200, '{"client": "app", "scopes": ["openid"], "decode": "x"}'), (400, '{"code": "invalid_request"}')):
+        async with answering(tmp_path, always(status, text, Content_Type="application/json")) as there:
+            reply = await there.browser().get("/auth?state=s", headers=SCRIPT)
+            assert (reply.status, reply.text) == (status, text)
+
+
+async def test_what_somebody_has_written_on_a_page_of_the_providers_sends_nobody_there(tmp_path: Path) -> None:
+    """An answer's redirect URI is where the answer itself leads, not what stands on it."""
+    for page in (
+        '<p>eve: <a href="https://evil.example/?code=1">a bargain</a></p>',
+        '<script>comments = [{"by": "eve", "text": "https://evil.example/?code=1"}]</script>',
+        '<div data-link="https://evil.example/?code=1"></div>',
+        '<iframe src="https://evil.example/?code=1"></iframe>',
+    ):
+        async with answering(tmp_path, always(200, page)) as there:
+            for path in ("/posts", "/auth?redirect_uri=https%3A%2F%2Fevil.example%2F", SILENT):
+                reply = await there.browser().get(path)
+                assert not reply.headers.get("Location", "").startswith("https://evil"), (path, page)
+                assert "https://evil" not in reply.text, (path, page)
 
 
 async def test_the_store_is_away_and_nothing_leaves(tmp_path: Path) -> None:

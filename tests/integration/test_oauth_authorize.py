@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
 
 import jwt
+import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 from yarl import URL
@@ -137,6 +138,32 @@ async def test_prompt_none_in_a_request_object_or_a_pushed_request_is_seen(tmp_p
         assert (given["error"], given["state"]) == ("interaction_required", "pushed")
 
 
+@pytest.mark.parametrize("way", ["query", "form", "object", "pushed"])
+async def test_a_condition_on_a_parameter_holds_wherever_the_provider_reads_it(tmp_path: Path, way: str) -> None:
+    """`client_id` stands beside a request object and a pushed request too; what else stands there is not what counts."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    jwk = {**json.loads(ECAlgorithm.to_jwk(key.public_key())), "alg": "ES256", "use": "sig", "kid": "k"}
+    client = {"request_object_signing_alg": "ES256", "jwks": {"keys": [jwk]}} if way == "object" else {}
+    rule = {**HUMAN, "when": 'request.query.client_id == "app" && request.query.scope == "openid email"'}
+    async with identity_provider(tmp_path, rules=[rule], options={"client": client}) as there:
+        browser = there.browser()
+        await there.sign_in(browser, there.authorize(scope="openid"))
+        asked = dict(parse_qsl(there.authorize(scope="openid email", prompt="none").partition("?")[2]))
+        beside = {"client_id": "app", "response_type": "code", "scope": "openid"}
+        match way:
+            case "query":
+                reply = await browser.get("/auth?" + urlencode(asked))
+            case "form":
+                reply = await browser.post("/auth?client_id=app", {**asked, "state": "by form"})
+            case "object":
+                signed = jwt.encode({**asked, "iss": "app", "aud": there.base, "exp": time.time() + 60}, key, "ES256", headers={"kid": "k"})
+                reply = await browser.get("/auth?" + urlencode({**beside, "request": signed}))
+            case _:
+                uri = await there.push(there.browser(), scope="openid email", prompt="none")
+                reply = await browser.get("/auth?" + urlencode({**beside, "request_uri": uri}))
+        assert answered(reply)["error"] == "interaction_required", reply.location
+
+
 async def test_a_pushed_request_is_sent_through_the_steps_before_its_provider_uses_it_up(tmp_path: Path) -> None:
     async with identity_provider(tmp_path) as there:
         browser = there.browser()
@@ -172,6 +199,18 @@ async def test_a_denied_sign_in_is_told_to_the_client(tmp_path: Path) -> None:
     async with identity_provider(tmp_path, rules=[rule]) as there:
         given = answered(await there.sign_in(there.browser(), there.authorize()))
         assert (given["error"], given["error_description"], given["state"]) == ("access_denied", "Not from here.", "abc")
+
+
+async def test_a_rule_that_denies_some_requests_denies_no_others(tmp_path: Path) -> None:
+    rule = {"name": "closed", "match": {"path": "/auth", "query": {"scope": "*email*"}}, "deny": {"message": "Not from here."}}
+    async with identity_provider(tmp_path, rules=[rule]) as there:
+        browser = there.browser()
+        assert answered(await there.sign_in(browser, there.authorize()))["code"]
+        given = answered(await there.sign_in(there.browser(), there.authorize(scope="openid email")))
+        assert (given["error"], given["error_description"]) == ("access_denied", "Not from here.")
+        # Where the provider's page comes each time, it cannot be told which one it was.
+        again = await there.sign_in(browser, there.authorize(max_age="0"))
+        assert answered(await there.log_in_at(browser, again))["error"] == "access_denied"
 
 
 async def test_a_step_that_needs_somebody_where_nobody_is_known_is_never_skipped(tmp_path: Path) -> None:
@@ -210,6 +249,17 @@ async def test_an_innocent_request_passes_beside_a_rule_for_others(tmp_path: Pat
         hidden = there.authorize(scope="openid", prompt="login")
         # It is asked to log in, and not again when the provider is asked a second time.
         assert answered(await there.sign_in(browser, hidden))["code"]
+
+
+@pytest.mark.parametrize("age", ["session", "once"])
+async def test_a_rule_for_those_who_must_log_in_anew_holds_when_they_have(tmp_path: Path, age: str) -> None:
+    rule = {**HUMAN, "match": {"path": "/auth", "query": {"prompt": "*login*"}}, "max_age": age}
+    async with identity_provider(tmp_path, rules=[rule]) as there:
+        browser = there.browser()
+        assert answered(await there.sign_in(browser, there.authorize()))["code"]
+        suspended = await there.sign_in(browser, there.authorize(prompt="login"))
+        assert suspended.location.startswith("/.stepup/t/su_"), suspended.location
+        assert answered(await there.pass_captcha_to(browser, suspended.location))["code"]
 
 
 async def test_without_the_browsers_cookie_the_client_is_told_to_begin_again(tmp_path: Path) -> None:

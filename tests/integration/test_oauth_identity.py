@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
+import pytest
 from aiohttp import web
 from yarl import URL
 
 from tests.support.altcha_client import payload
-from tests.support.gateway import Browser
+from tests.support.gateway import Browser, Clock
 from tests.support.ports import free_port
 from tests.support.provider import CALLBACK, FRAME, HUMAN, Identity, answered, before
 
@@ -36,7 +37,7 @@ class Provider:
         asked = dict(request.rel_url.query)
         known = request.cookies.get("sid", "") in self.sessions
         match request.method, request.path:
-            case "GET", "/auth" if known:
+            case "GET", "/auth" if known and asked.get("max_age") != "0":
                 return self._code(asked)
             case "GET", "/auth" if asked.get("prompt") == "none":
                 return _found(f"{CALLBACK}?{urlencode({'error': 'login_required', 'state': asked.get('state', '')})}")
@@ -142,6 +143,41 @@ async def test_what_one_has_gone_through_for_a_sign_in_lets_nobody_else_sign_in(
         assert "/auth?" in resumed.headers["Refresh"], "alice could have her code now"
         other = await browser.post("/login?" + there.authorize().partition("?")[2], {"name": "bob"})
         assert other.location.startswith("/.stepup/t/su_"), other.location
+
+
+@pytest.mark.parametrize("name", ["alice", "bob"])
+@pytest.mark.parametrize("age", ["session", "once", "5m"])
+async def test_who_must_log_in_each_time_goes_through_the_step_once_for_a_sign_in(tmp_path: Path, age: str, name: str) -> None:
+    """Their second login is a new session, and its pass a new one."""
+    rule = {**HUMAN, "match": {"path": "/auth"}, "max_age": age}
+    async with small(tmp_path, rule, identity=[LOGIN]) as there:
+        browser = there.browser()
+        login = "/login?" + there.authorize(max_age="0").partition("?")[2]
+        asked = await browser.get(there.authorize(max_age="0"))
+        assert asked.location == login
+        suspended = await browser.post(login, {"name": "alice"})
+        assert (await there.pass_captcha_to(browser, suspended.location)).location == login
+        end = await browser.post(login, {"name": name})
+        if name == "alice":
+            assert answered(end)["code"]
+            end = await browser.post(login, {"name": name})  # once for each
+        assert end.location.startswith("/.stepup/t/su_"), end.location
+
+
+async def test_what_was_passed_lasts_no_longer_for_another_login(tmp_path: Path) -> None:
+    clock = Clock(1_800_000_000.0)
+    async with small(tmp_path, HUMAN, identity=[LOGIN], clock=clock, passes={"max_age": "1h", "idle": "1h"}) as there:
+        browser = there.browser()
+        login = "/login?" + there.authorize().partition("?")[2]
+        suspended = await log_in(there, browser, "alice")
+        assert answered(await there.pass_captcha_to(browser, suspended.location))["code"]
+        await there.advance(3000)
+        assert answered(await browser.post(login, {"name": "alice"}))["code"]
+        frame = there.browser()
+        frame.session.cookie_jar.update_cookies({"sid": browser.cookie("sid") or ""}, URL(there.base))
+        assert answered(await frame.get(there.authorize(prompt="none"), headers=FRAME))["code"]
+        await there.advance(601)
+        assert "code" not in answered(await frame.get(there.authorize(prompt="none"), headers=FRAME))
 
 
 async def test_the_state_of_the_client_comes_back_whatever_it_is(tmp_path: Path) -> None:

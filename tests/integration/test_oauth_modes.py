@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator
 from html import unescape
@@ -9,6 +10,8 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from jwt.algorithms import ECAlgorithm
 
 from tests.support.gateway import Reply
 from tests.support.provider import CALLBACK, FRAME, Identity, identity_provider
@@ -89,3 +92,21 @@ async def test_a_navigation_is_sent_through_the_steps_whatever_the_way(there: Id
         text = done.location if done.status in (302, 303) else done.text
         assert CALLBACK in text, changes
         assert "error" not in text, changes
+
+
+async def test_a_response_that_is_encrypted_gives_way_to_an_error_with_the_state_that_the_client_sent(tmp_path: Path) -> None:
+    jwk = json.loads(ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()).public_key()))
+    client = {
+        "authorization_encrypted_response_alg": "ECDH-ES", "authorization_encrypted_response_enc": "A128GCM",
+        "jwks": {"keys": [{**jwk, "alg": "ECDH-ES", "use": "enc", "kid": "k"}]},
+    }  # fmt: skip
+    features = {**FEATURES, "encryption": {"enabled": True}}
+    async with identity_provider(tmp_path, options={"client": client, "configuration": {"features": features}}) as there:
+        browser = there.browser()
+        suspended = await there.sign_in(browser, there.authorize(response_mode="jwt"))
+        for way, mode in (("query", "query.jwt"), ("fragment", "fragment.jwt"), ("form", "form_post.jwt")):
+            given = brought(await browser.get(there.authorize(prompt="none", state="s 2", response_mode=mode)), way)
+            assert (given["error"], given["state"]) == ("interaction_required", "s 2")
+            assert "response" not in given
+        done = await there.pass_captcha_to(browser, suspended.location)
+        assert done.location.startswith(CALLBACK + "?response="), done.location

@@ -3,14 +3,20 @@ rotation; a password waits for its step."""
 
 from __future__ import annotations
 
+import json
+import secrets
+import time
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from jwt.algorithms import ECAlgorithm
 
 from tests.support.altcha_client import payload
 from tests.support.gateway import Browser, Clock
-from tests.support.provider import HUMAN, OAUTH, Identity, answered, identity_provider
+from tests.support.provider import CALLBACK, HUMAN, OAUTH, VERIFIER, Identity, answered, identity_provider
 
 RULES = [HUMAN, {"name": "tokens-need-a-human", "match": {"upstream": "idp", "path": "/token"}, "require": "human", "max_age": "10m"}]
 PASSWORD = {"grant_type": "password", "client_id": "app", "username": "alice", "password": "right", "scope": "openid offline_access"}
@@ -63,3 +69,30 @@ async def test_the_providers_password_grant_waits_for_its_step(tmp_path: Path) -
         done = await call(there, app, {**PASSWORD, "stepup_token": await solved(app, asked.json)})
         assert done.status == 200, done.text
         assert done.json["access_token"]
+
+
+async def test_a_client_that_signs_is_known_by_what_it_signs(tmp_path: Path) -> None:
+    """RFC 7521 §4.2: with an assertion `client_id` may be left out."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    jwk = {**json.loads(ECAlgorithm.to_jwk(key.public_key())), "alg": "ES256", "use": "sig", "kid": "k"}
+    client = {"token_endpoint_auth_method": "private_key_jwt", "jwks": {"keys": [jwk]}}
+    async with identity_provider(tmp_path, rules=RULES, oauth={**OAUTH, "refresh": "inherit"}, options={"client": client}) as there:
+        browser, app = there.browser(), there.browser()
+
+        async def signed(**form: str) -> Any:
+            claims = {"iss": "app", "sub": "app", "aud": there.base, "jti": secrets.token_hex(), "exp": time.time() + 60}
+            kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+            assertion = jwt.encode(claims, key, "ES256", headers={"kid": "k"})
+            return await call(there, app, {**form, "client_assertion_type": kind, "client_assertion": assertion})
+
+        suspended = await there.sign_in(browser, there.authorize(scope="openid offline_access"))
+        code = answered(await there.pass_captcha_to(browser, suspended.location))["code"]
+        tokens = await signed(grant_type="authorization_code", code=code, redirect_uri=CALLBACK, code_verifier=VERIFIER)
+        refreshed = await signed(grant_type="refresh_token", refresh_token=tokens.json["refresh_token"])
+        assert refreshed.status == 200, refreshed.text
+        password = {name: value for name, value in PASSWORD.items() if name != "client_id"}
+        asked = await signed(**password)
+        page = await there.browser().get(asked.json["step_up_url"])
+        assert "<b>app</b>" in page.text, page.text
+        done = await signed(**password, stepup_token=await solved(app, asked.json))
+        assert done.status == 200, done.text

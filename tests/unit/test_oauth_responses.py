@@ -72,8 +72,15 @@ ANSWER = json.dumps({"response": {"code": "x", "state": 'a"b', "iss": "i"}, "red
         ("<input type=hidden name=id_token value=x>", Response("unreadable")),
         (f'<form action="{CB}?code=x"><button>Go</button></form>', Response("query", CB, None, None)),
         (f'<meta http-equiv="Refresh" content="0; URL={CB}?code=x&amp;state=s">', Response("query", CB, "s", None)),
-        (f'<a href="{CB}?code=x&amp;state=s">on</a>', Response("query", CB, "s", None)),
-        (f'<iframe src="{CB}#access_token=x"></iframe>', Response("fragment", CB, None, None)),
+        (f'<a href="{CB}?code=x&amp;state=s">on</a>', Response("query", CB, "s", None, leads=False)),
+        (f'<iframe src="{CB}#access_token=x"></iframe>', Response("fragment", CB, None, None, leads=False)),
+        (f'<form><button formaction="{CB}?code=x">on</button></form>', Response("query", CB, None, None, leads=False)),
+        (f'<script>said = {{"text": "{CB}?code=x"}}; location.reload()</script>', Response("query", CB, None, None, leads=False)),
+        (f'<script>said = {{"text": "location = \\"{CB}?code=x\\""}}</script>', Response("query", CB, None, None, leads=False)),
+        (f'<script>said = {{"text": "location = \\u0022{CB}?code=x\\u0022"}}</script>',
+         Response("query", CB, None, None, leads=False)),
+        (f'<script>said = ["https://evil.example/?code=1"]; location = "{CB}?code=x"</script>', Response("query", CB, None, None)),
+        (f'<script>top . location . assign ( "{CB}?code=x" )</script>', Response("query", CB, None, None)),
         (f'<iframe srcdoc="{FORM.replace(chr(34), "&quot;")}"></iframe>', Response("form_post", CB, "s", None)),
         (f"<!--[if IE]>{FORM}<![endif]-->", Response("form_post", CB, "s", None)),
         (f'<script>location.href = "{CB}?code=x\\u0026state=s"</script>', Response("query", CB, "s", None)),
@@ -85,6 +92,11 @@ ANSWER = json.dumps({"response": {"code": "x", "state": 'a"b', "iss": "i"}, "red
         ("<script>parent.postMessage({response: {code: 'x'}}, 'https://app.example.com')</script>",
          Response("web_message", "https://app.example.com", None, None)),
         ("<script>opener.postMessage({code: 'x'}, target)</script>", Response("unreadable")),
+        ("<script>var d = {}; d.state = 'a\\x2Db'; d.code = 'x'; parent.postMessage(d, 'https:\\/\\/app.example.com');</script>",
+         Response("web_message", "https://app.example.com", "a-b", None)),
+        ('<script>d["id_token"] = "x"; d["state"] = "s"; opener.postMessage(d, "https://app.example.com")</script>',
+         Response("web_message", "https://app.example.com", "s", None)),
+        ("<script>if (code === 'x' || state == 'y') opener.postMessage(1, 'https://app.example.com')</script>", None),
         ('<form action="/mfa"><input name="code" value=""><input type=hidden name=token value=csrf></form>', None),
         ('<form action="/mfa"><input name="code" inputmode=numeric></form>', None),
         ('<form action="/login"><input name="login"><input name="password" type="password"></form>', None),
@@ -154,7 +166,34 @@ def test_all_parameters_of_a_request_are_seen_wherever_they_stand() -> None:
     assert asked.silent
     assert (asked.values("scope"), asked.values("state")) == ({"pay"}, {"f"})
     assert dict(parse_qsl(urlsplit(asked.target.decode()).query))["state"] == "f"
-    assert ("scope", "pay") in parse_qsl((asked.head(head("/")).target.query or b"").decode())
+    assert ("scope", "pay") in parse_qsl((asked.heads(head("/"))[0].target.query or b"").decode())
+
+
+def test_what_stands_in_a_request_object_and_beside_it_is_read_in_either_way() -> None:
+    def seen(query: str) -> list[list[tuple[str, str]]]:
+        heads = read_request(head(f"/auth?{query}"), (), {}).heads(head("/"))
+        return [parse_qsl((each.target.query or b"").decode()) for each in heads]
+
+    signed = token({"client_id": "app", "scope": "pay"})
+    assert seen(f"client_id=app&scope=read&request={signed}") == [
+        [("request", signed), ("client_id", "app"), ("scope", "pay")],
+        [("client_id", "app"), ("scope", "read"), ("request", signed)],
+    ]
+    assert seen(f"client_id=app&request={signed}") == [[("request", signed), ("client_id", "app"), ("scope", "pay")]]
+    assert seen("client_id=app&client_id=app") == [[("client_id", "app")]]
+
+
+@pytest.mark.parametrize(
+    ("query", "readable"),
+    [
+        ("client_id=app&scope=a&scope=b", False), ("client_id=app&client_id=app", True), ("resource=a&resource=b", True),
+        ("client_id=app&%63lient_id=b", False), ("x=1&x=2", True),
+    ],
+)  # fmt: skip
+def test_a_parameter_with_two_values_hides_which_of_them_counts(query: str, readable: bool) -> None:
+    asked = read_request(head(f"/auth?{query}"), (), {})
+    assert asked.readable is readable
+    assert [n for n, _ in parse_qsl((asked.heads(head("/"))[0].target.query or b"").decode())].count("client_id") < 2 or not readable
 
 
 def test_a_pushed_request_is_known_by_its_name_and_any_other_is_not() -> None:
@@ -177,3 +216,15 @@ def test_an_answer_fits_the_request_with_its_redirect_uri_and_state() -> None:
     assert not asked.fits(CB, "t")
     assert not asked.fits("https://evil.example.com/cb", "s")
     assert read_request(head("/auth"), (), {}).fits(CB, "s")
+
+
+@pytest.mark.parametrize(
+    ("query", "again"),
+    [
+        ("prompt=login&state=s", "state=s"), ("a=b&prompt=select_account%20login", "a=b"), ("prompt=create&state=s", "state=s"),
+        ("prompt=login+consent&state=s", "prompt=consent&state=s"), ("%70rompt=login&a=%2f", "a=%2f"),
+        ("prompt=none&prompt", "prompt=none&prompt"), ("login=prompt&Prompt=login", "login=prompt&Prompt=login"),
+    ],
+)  # fmt: skip
+def test_what_the_user_has_followed_is_not_asked_again(query: str, again: str) -> None:
+    assert read_request(head(f"/auth?{query}"), (), {}).answered.target.decode() == f"/auth?{again}"

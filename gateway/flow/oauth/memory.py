@@ -65,6 +65,17 @@ class OAuthMemory:
                 return fitting[-1]
         return None
 
+    async def began(
+        self, upstream: str, browsers: tuple[str, ...], posted: AuthorizationRequest, now: float
+    ) -> AuthorizationRequest | None:
+        """The latest request of this browser for which the provider may have shown the page whose form says this."""
+        for browser in browsers:
+            _, found = await self._exchanges(self._key(_EXCHANGES, upstream, browser), now)
+            fitting = [each for each in found if posted.follows(each)]
+            if fitting:
+                return fitting[-1]
+        return None
+
     async def _exchanges(self, key: str, now: float) -> tuple[Entry | None, list[AuthorizationRequest]]:
         entry = await self._state.get(_EXCHANGES, key, now)
         return entry, [_read(each) for each in self._opened(_EXCHANGES, key, entry) or ()]

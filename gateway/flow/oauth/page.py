@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from typing import Final
 from urllib.parse import urljoin
@@ -28,9 +28,11 @@ _READABLE = re.compile(
 )
 _ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|u\{([0-9A-Fa-f]{1,6})\}|(/))")
 _IN_SCRIPT = re.compile(r"[?&#](?:code|access_token|id_token|response)=[^&\"'`\s<>]")
+_LEADS = re.compile(r"\blocation\s*(?:\.\s*\w+\s*)?[=(]\s*$")
 _QUOTED = re.compile(r"[\"'`]([^\"'`\s<>]{1,4096})[\"'`]")
-_KEYED = re.compile(r"[\"']?\b(code|access_token|id_token|response)[\"']?\s*:\s*[\"'`][^\"'`]")
-_ANSWER = re.compile(r"[\"']?\b(state|iss|code|redirect_uri)[\"']?\s*:\s*(\"(?:[^\"\\]|\\.)*\")")
+# A member of an object, or set on one.
+_KEYED = re.compile(r"[\"']?\b(code|access_token|id_token|response)[\"']?\]?\s*[:=]\s*[\"'`][^\"'`]")
+_ANSWER = re.compile(r"[\"']?\b(state|iss|code|redirect_uri)[\"']?\]?\s*[:=]\s*(\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\\"]|\\[^'\"])*')")
 _TARGET_ORIGIN = re.compile(r"postMessage\s*\([^;]*?,\s*[\"'](https?://[^\"']+)[\"']")
 _REFRESH = re.compile(r"^[\s\d.]*[;,]?\s*(?:url\s*=\s*)?[\"']?([^\"']*)", re.IGNORECASE)
 
@@ -86,35 +88,64 @@ def in_page(text: str, own: str, address: str) -> Response | None:
     for link in reader.leading:
         if (found := in_address(join(base, link), own)) is not None:
             return found
+    scripted = [found for script in reader.scripts if (found := _in_script(script, own, base)) is not None]
+    if scripted:
+        return next((found for found in scripted if found.leads), scripted[0])
+    for link in reader.parts:
+        if (found := in_address(join(base, link), own)) is not None:
+            return replace(found, leads=False)
     for link in reader.links:
         absolute = join(base, link)
         if foreign(absolute, own) and (found := in_address(absolute, own)) is not None:
-            return found
-    for script in reader.scripts:
-        if (found := _in_script(script, own, base)) is not None:
-            return found
+            return replace(found, leads=False)
     return None
+
+
+def in_json(data: bytes, own: str, address: str) -> Response | None:
+    """The authorization response in a JSON document, or None: an address for a script to go to, or its parameters as members. Nobody is
+    sent by us where a script would have gone."""
+    try:
+        text = data.decode(json.detect_encoding(data))
+    except UnicodeDecodeError:
+        return Response("unreadable")
+    found = _in_script(text, own, address)
+    if found is None and _KEYED.search(_ESCAPE.sub(_unescaped, text)):
+        found = Response("unreadable")
+    return replace(found, leads=False) if found is not None else None
 
 
 def _in_script(text: str, own: str, base: str) -> Response | None:
     plain = _ESCAPE.sub(_unescaped, text)
+    ways = _ways(text) if _IN_SCRIPT.search(plain) else set()
+    stands = None
     for quoted in _QUOTED.finditer(plain):
         if _IN_SCRIPT.search(quoted[1]) and (found := in_address(join(base, quoted[1]), own)) is not None:
-            return found
+            if quoted[1] in ways:
+                return found
+            stands = stands or replace(found, leads=False)
+    if stands is not None:
+        return stands
     if ("postMessage" in plain or "authorization_response" in plain) and _KEYED.search(plain):
-        answer = {name: json.loads(value) for name, value in _ANSWER.findall(text) if _json(value)}
+        answer = {name: said for name, value in _ANSWER.findall(text) if (said := _said(value)) is not None}
         origin = _TARGET_ORIGIN.search(plain)
         uri = answer.get("redirect_uri") or (origin[1] if origin else "")
         return Response("web_message" if uri else "unreadable", uri, answer.get("state"), answer.get("iss"), answer.get("code", ""))
     return Response("unreadable") if _IN_SCRIPT.search(plain) else None
 
 
-def _json(text: str) -> bool:
+def _ways(text: str) -> set[str]:
+    """Where a script itself goes: not what a text within it says, whose quotes it would have to escape."""
+    places = [q for q in _QUOTED.finditer(text) if _LEADS.search(text, max(0, q.start() - 100), q.start()) is not None]
+    return {_ESCAPE.sub(_unescaped, place[1]) for place in places}
+
+
+def _said(literal: str) -> str | None:
+    """The text of a string in a script, None where it is written in a way that is not read here."""
+    plain = f'"{_ESCAPE.sub(_unescaped, literal[1:-1])}"' if literal[0] == "'" else literal
     try:
-        json.loads(text)
+        return str(json.loads(plain))
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def _unescaped(match: re.Match[str]) -> str:
@@ -133,7 +164,8 @@ class _Form:
 
 class _Reader(HTMLParser):
     """forms: by their place. named: what `form=` attributes belong to, by id. loose: hidden fields outside of any form. leading: where the
-    page goes by itself. links: where a person may go from it. too_deep: pages within pages within pages."""
+    page goes by itself. parts: where its frames and buttons go. links: where a person may go from it. too_deep: pages within pages within
+    pages."""
 
     def __init__(self, depth: int = 0) -> None:
         super().__init__(convert_charrefs=True)
@@ -143,6 +175,7 @@ class _Reader(HTMLParser):
         self.named: dict[str, _Form] = {}
         self.loose: list[tuple[str, str]] = []
         self.leading: list[str] = []
+        self.parts: list[str] = []
         self.links: list[str] = []
         self.scripts: list[str] = []
         self.base = ""
@@ -164,7 +197,7 @@ class _Reader(HTMLParser):
                 if given.get("name"):
                     self._field(given["name"], given.get("value", ""), given.get("form"), shown=shown)
                 if "formaction" in given:
-                    self.leading.append(given["formaction"])
+                    self.parts.append(given["formaction"])
             case "textarea":
                 self._area, self._text = (given.get("name", ""), given.get("form")), []
             case "meta":
@@ -177,7 +210,7 @@ class _Reader(HTMLParser):
                 if given.get("src"):
                     self.links.append(given["src"])
             case "iframe" | "frame" | "embed" | "object":
-                self.leading += [given[name] for name in ("src", "data") if given.get(name)]
+                self.parts += [given[name] for name in ("src", "data") if given.get(name)]
                 if given.get("srcdoc"):
                     self._inner(given["srcdoc"])
             case _:
@@ -227,6 +260,6 @@ class _Reader(HTMLParser):
         for name, form in inner.named.items():
             self.named.setdefault(f"{name}/{len(self.named)}", form)
         self.loose += inner.loose
-        self.leading += inner.leading
+        self.parts += [*inner.leading, *inner.parts]
         self.links += inner.links
         self.scripts += inner.scripts

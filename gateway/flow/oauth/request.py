@@ -17,14 +17,23 @@ from gateway.wire.target import parse_target, query_pairs
 
 _OF_A_BODY = frozenset({b"content-type", b"content-length", b"transfer-encoding", b"content-encoding", b"expect", b"trailer"})
 
-_FOLLOWED: Final = frozenset({"login", "select_account"})
-"""Values of `prompt` (OpenID Connect Core §3.1.2.1) that are done with when the user has logged in."""
+_FOLLOWED: Final = frozenset({"login", "select_account", "create"})
+"""Values of `prompt` (OpenID Connect Core §3.1.2.1, Initiating User Registration §4.1) that are done with when the user has logged in."""
+
+_REGISTERED: Final = frozenset({
+    "response_type", "client_id", "redirect_uri", "scope", "state", "nonce", "display", "prompt", "max_age", "ui_locales", "claims_locales",
+    "id_token_hint", "login_hint", "acr_values", "claims", "registration", "request", "request_uri", "response_mode", "code_challenge",
+    "code_challenge_method", "resource", "authorization_details", "dpop_jkt", "audience",
+})  # fmt: skip
+"""What a client says in an authorization request (IANA, OAuth Parameters), and `audience`, which many take."""
+_ONCE: Final = _REGISTERED - {"resource", "audience"}
+"""RFC 6749 §3.1: none of them twice. RFC 8707 §2: but `resource`."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationRequest:
     """target: as a GET, to be asked again. extra: parameters that do not stand in it as such. readable: no parameter is hidden from us
-    (an encrypted request object, one by reference that was not pushed here, a body that could not be read).
+    (an encrypted request object, one by reference that was not pushed here, a body that could not be read, one that has two values).
 
     pushed: it is one of RFC 9126, which most providers answer once. reasked: it was sent to its provider a second time already.
     """
@@ -55,6 +64,21 @@ class AuthorizationRequest:
         pairs = [kept for pair in query.split(b"&") if (kept := _without_login(pair)) is not None]
         return replace(self, target=path + mark + b"&".join(pairs))
 
+    @property
+    def plain(self) -> bool:
+        """It says all that an authorization request must (RFC 6749 §4.1.1, RFC 9101 §5), and nothing that no client says."""
+        return self._whole and all(name in _REGISTERED for name, _ in self.parameters)
+
+    @property
+    def _whole(self) -> bool:
+        return bool(self.values("client_id")) and any(self.values(name) for name in ("response_type", "request", "request_uri"))
+
+    def follows(self, began: AuthorizationRequest) -> bool:
+        """The form of a page that was shown for `began` may say this. One that does not say all has a `state` of its own."""
+        names = ("client_id", "redirect_uri", "state", "nonce") if self._whole else ("client_id",)
+        said = [(self.values(name), began.values(name)) for name in names]
+        return all(not mine or not its or mine & its for mine, its in said)
+
     def fits(self, uri: str, state: str | None) -> bool:
         """An answer to this redirect URI with this state may be its answer. What either does not name, or hides, fits everything."""
         states, uris = self.values("state"), self.values("redirect_uri")
@@ -62,12 +86,17 @@ class AuthorizationRequest:
             return False
         return not uris or any(_same(uri, each) for each in uris)
 
-    def head(self, around: RequestHead) -> RequestHead:
-        """This request as a GET of the browser whose request `around` is, with every parameter in its query."""
-        target = self.target
-        if self.extra:
-            target += (b"&" if b"?" in target else b"?") + urlencode(self.extra).encode("ascii")
-        return as_get(around, target)
+    def heads(self, around: RequestHead) -> tuple[RequestHead, ...]:
+        """This request as a GET of the browser whose request `around` is, with every parameter in its query. Two of them where something
+        within a request object or a pushed request stands beside it with another value: what is within counts (RFC 9101 §6.3), but to a
+        server that knows none of these it is what stands beside."""
+        beside, within = query_pairs(parse_target(self.target)), self.extra
+        seen = (_over(within, beside), _over(beside, within))
+        if not within and seen[0] == beside:
+            return (as_get(around, self.target),)
+        readings = seen if set(seen[0]) != set(seen[1]) else seen[:1]
+        path = self.target.partition(b"?")[0]
+        return tuple(as_get(around, path + b"?" + urlencode(pairs).encode("ascii")) for pairs in readings)
 
 
 def as_get(around: RequestHead, target: bytes) -> RequestHead:
@@ -84,7 +113,7 @@ def read_request(head: RequestHead, form: Pairs | None, pushed: Mapping[str, Aut
     if form:
         target += (b"&" if b"?" in target else b"?") + urlencode(form).encode("ascii")
         found = replace(found, target=target, extra=tuple(pair for pair in found.extra if pair not in form))
-    if form is None:
+    if form is None or _ambiguous(query_pairs(parse_target(target))):
         found = replace(found, readable=False)
     for uri in found.values("request_uri"):
         known = pushed.get(uri)
@@ -98,6 +127,18 @@ def read_request(head: RequestHead, form: Pairs | None, pushed: Mapping[str, Aut
 def read_pushed(form: Pairs) -> AuthorizationRequest:
     """What a pushed request says: its form's parameters and those of a request object in it. It has no target of its own."""
     return _with_objects(AuthorizationRequest(b"/"), form)
+
+
+def _over(those: Pairs, others: Pairs) -> Pairs:
+    """Both lists, where a name in one takes that name's place in the other. Nothing stands twice."""
+    names = {name for name, _ in those}
+    return tuple(dict.fromkeys((*(pair for pair in others if pair[0] not in names), *those)))
+
+
+def _ambiguous(pairs: Iterable[tuple[str, str]]) -> bool:
+    """One server reads the first, another the last."""
+    names = [name for name, _ in dict.fromkeys(pairs)]
+    return any(name in _ONCE and names.count(name) > 1 for name in set(names))
 
 
 def _with_objects(found: AuthorizationRequest, form: Pairs) -> AuthorizationRequest:

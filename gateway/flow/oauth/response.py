@@ -35,7 +35,8 @@ class Response:
     """An authorization response. uri: the redirect URI that the provider chose, without the response; "" where it could not be made out.
 
     mode: how it was about to travel; "unreadable" where an answer could hold one and cannot be looked into. state, iss: as the provider
-    gave them back, None for none (or none that can be read). code: the code that it carries, "" likewise.
+    gave them back, None for none (or none that can be read). code: the code that it carries, "" likewise. leads: the answer itself goes
+    there, or sends a form; else it only stands on a page, where it may be anybody's word.
     """
 
     mode: Mode
@@ -43,6 +44,7 @@ class Response:
     state: str | None = None
     iss: str | None = None
     code: str = field(default="", repr=False, compare=False)
+    leads: bool = True
 
 
 def in_address(address: str, own: str = "") -> Response | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from gateway.flow.asked import Asked
+from gateway.flow.browser import known_browser
 from gateway.flow.gate import Gate, Judged
 from gateway.flow.identity import Identified
 from gateway.flow.oauth.memory import OAuthMemory, sessions
@@ -29,13 +30,15 @@ _FORM = "application/x-www-form-urlencoded"
 class Asking:
     """What was read of a request, kept in its head's memo under "oauth" for whoever sees the answer.
 
-    authorize: it is one to the authorize path; else one that pushes. form: the parameters of its body. kept: who asks is known by what was
-    kept under the provider's session, not by a pass of theirs. functions: what rule functions came to for it.
+    authorize: it is one to the authorize path; else one that pushes. form: the parameters of its body. page: it is not the client's, but
+    the form of a page that the provider shows there; `request` is what that page was shown for, as far as it is known. kept: who asks is
+    known by what was kept under the provider's session, not by a pass of theirs. functions: what rule functions came to for it.
     """
 
     request: AuthorizationRequest
     authorize: bool
     form: Pairs = ()
+    page: bool = False
     kept: bool = False
     functions: Functions | None = None
 
@@ -70,6 +73,13 @@ class OAuthRequests:
             return None
         form = await self._form(head, incoming)
         request = await self._read(route.upstream, head, form, now)
+        page = False
+        if head.method == "POST" and _from_here(head):
+            began = await self._memory.began(route.upstream, known_browser(head), request, now)
+            page = began is not None or not request.plain
+            if page:
+                # What else its form says is between the user and the provider: a password is no parameter, and stands in no address.
+                request, form = began or AuthorizationRequest(head.target.raw, readable=False), ()
         identified = await self._gate.identify(head, route.upstream, now)
         held = await self._kept(route.upstream, spec, head, now) if identified.presented is None else None
         if held is not None:
@@ -78,7 +88,7 @@ class OAuthRequests:
         judged = await self._verdicts.precise(
             asked, route.upstream, request, identified, form=form or (), resumed=visit.found.transaction if visit is not None else None
         )
-        asking = Asking(request, authorize=True, form=form or (), kept=held is not None, functions=judged.facts.functions)
+        asking = Asking(request, authorize=True, form=form or (), page=page, kept=held is not None, functions=judged.facts.functions)
         head.memo["oauth"] = asking
         decision = judged.decision
         plain = head.method == "GET" and navigation(head) == "navigation" and not request.silent
@@ -110,3 +120,11 @@ class OAuthRequests:
             if held is not None and not self._gate.revoked(Identified(presented=held)):
                 return held
         return None
+
+
+def _from_here(head: RequestHead) -> bool:
+    """A page of this very origin sent it, or the browser does not say: a page that forbids `Referer` has its forms say `Origin: null`."""
+    site = (head.get("sec-fetch-site") or "").lower()
+    if site:
+        return site not in ("cross-site", "same-site")
+    return all(value.strip().lower() in (head.origin, "null") for value in head.all("origin"))

@@ -60,6 +60,12 @@ class Case:
     asking: Asking | None
 
     @property
+    def direct(self) -> bool:
+        """It belongs to this very request. A form at the authorize path may be that of a page there, and a provider that shows one may
+        go by its own notes: what was asked is the browser's word then, as with an answer from elsewhere."""
+        return self.asking is not None and self.asking.authorize and self.asked.head.method != "POST"
+
+    @property
     def address(self) -> str:
         """The address that it answers."""
         return self.asked.head.origin + self.head.target.raw.decode("latin-1")
@@ -92,7 +98,8 @@ class Verdicts:
         self, asked: Asked, upstream: str, request: AuthorizationRequest, identified: Identified, *, form: Pairs = (),
         resumed: Transaction | None = None, functions: Functions | None = None,
     ) -> Judged:  # fmt: skip
-        """The decision on an authorize request by its parameters: as a GET that has them all, and a POST as it was sent too.
+        """The decision on an authorize request by its parameters: as a GET that has them all, in each way to read them, and a POST
+        as it was sent too.
 
         resumed: the transaction that it was suspended in. functions: what rule functions came to for this very request before, as part of
         that transaction or not.
@@ -109,7 +116,12 @@ class Verdicts:
                 head, upstream, asked.now, identified, body=body, protocol=protocol, granted=granted, occasion=run, functions=functions
             )
 
-        whole = await judged(request.head(asked.head), Body(), functions)
+        first, *others = request.heads(asked.head)
+        whole = await judged(first, Body(), functions)
+        for other in others if isinstance(whole.decision, Allow) else ():
+            also = await judged(other, Body(), None)
+            if not isinstance(also.decision, Allow):
+                return also
         if form and isinstance(whole.decision, Allow):
             posted = await judged(asked.head, Body(form=dict(form)), whole.facts.functions)
             return whole if isinstance(posted.decision, Allow) else posted
@@ -126,13 +138,15 @@ class Verdicts:
         same = same_target(as_get(asked.head, request.target), transaction) and transaction.upstream == upstream
         if not same or transaction.status is not Status.READY or transaction.ticketed:
             return None
-        visit = await self._door.enter(asked, transaction.id)
+        visit = await self._door.enter(asked, transaction.id, identified=identified)
         return None if isinstance(visit, Closed) or visit.found.version != found.version else visit
 
     async def decide(self, case: Case, found: Response, headers: Headers, edited: Headers, after: After) -> Headers:
         """The headers of the answer that passes. headers: as the provider sent them; edited: as the client would get them; after: what
         the answer did to the pass. Raises Diverted with what takes its place."""
         request = await self._request(case, found)
+        if request is not None and case.direct and found.state is None and len(states := request.values("state")) == 1:
+            found = replace(found, state=states.pop())  # what is encrypted is not seen, and a client takes no answer without its state
         who = _after_login(case.identified, after)
         visit = await self.resumed(case.asked, case.upstream, request, case.identified) if request is not None else None
         if visit is not None and not _theirs(visit.found.transaction, who):
@@ -147,7 +161,7 @@ class Verdicts:
         decision = judged.decision
         match decision:
             case Allow():
-                held = after.held or who.holder
+                held = who.holder if after.learned else after.held or who.holder
                 await self._passed(case, decision, headers, held)
                 here = proved(visit.found.transaction) if visit is not None else {}
                 proofs = {**(held.proofs if held is not None else {}), **here}
@@ -159,6 +173,8 @@ class Verdicts:
             case StepUp():
                 raise Diverted(_with(await self._unmet(case, found, request, who, judged, decision), cookies))
             case Deny():
+                if (again := await self._asked_again(case, request, who)) is not None:
+                    raise Diverted(_with(again, cookies))
                 self._outcome(case, "denied")
                 raise Diverted(_with(self._error(case, found, DENIED, decision.public), cookies))
             case Need():
@@ -175,20 +191,19 @@ class Verdicts:
     # -- whose answer it is, and what that comes to -----------------------------------------------------------------------
 
     async def _request(self, case: Case, found: Response) -> AuthorizationRequest | None:
-        if case.asking is not None and case.asking.authorize:
+        if case.asking is not None and case.asking.authorize and not case.asking.page:
             return case.asking.request
         browsers = known_browser(case.asked.head)
         return await self._memory.recall(case.upstream, browsers, found.uri, found.state, case.asked.now)
 
     async def _judged(self, case: Case, request: AuthorizationRequest | None, who: Identified, visit: Visit | None) -> Judged:
-        direct = case.asking is not None and case.asking.authorize
         resumed = visit.found.transaction if visit is not None else None
         precise = None
         if request is not None:
             precise = await self.precise(
-                case.asked, case.upstream, request, who, form=_form(case), resumed=resumed, functions=_run_before(case, who)
+                case.asked, case.upstream, request, who, form=_form(case), resumed=resumed, functions=_run_before(case, request, who)
             )
-        if direct and precise is not None and request is not None and request.readable:
+        if case.direct and precise is not None and request is not None and request.readable:
             return precise
         if precise is not None and not isinstance(precise.decision, Allow):
             return precise
@@ -203,17 +218,12 @@ class Verdicts:
         self, case: Case, found: Response, request: AuthorizationRequest | None, who: Identified, judged: Judged, decision: StepUp
     ) -> web.Response:
         asked = case.asked
-        direct = case.asking is not None and case.asking.authorize
-        # Whoever came by the provider's own pages was not asked in silence, whatever an encrypted request said.
-        visible = request is not None and not request.silent and (request.readable or not direct)
-        if request is None or not visible or request.pushed or navigation(asked.head) != "navigation":
+        if request is None or not _repeatable(case, request):
             return self._error(case, found, UNMET, _steps(decision))
-        if not direct:
+        if (again := await self._asked_again(case, request, who)) is not None:
+            return again
+        if not case.direct:
             request = request.answered
-            if not request.reasked and isinstance((await self.precise(asked, case.upstream, request, who)).decision, Allow):
-                await self._reask(case, request)
-                self._outcome(case, "asked again")
-                return self._answers.see_other(request.target.decode("latin-1"))
         if any(a.step.startswith("@") and not a.url for a in decision.asked):
             return self._error(case, found, UNMET, _steps(decision))  # a function that could not be asked, and asking again did not help
         if case.asking is not None and case.asking.kept:
@@ -228,9 +238,19 @@ class Verdicts:
         self._outcome(case, "suspended")
         return await self.suspend(asked, judged, decision, request)
 
-    async def _reask(self, case: Case, request: AuthorizationRequest) -> None:
-        for secret in known_browser(case.asked.head)[:1]:
-            await self._memory.remember(case.upstream, secret, replace(request, reasked=True), case.spec, case.asked.now)
+    async def _asked_again(self, case: Case, request: AuthorizationRequest | None, who: Identified) -> web.Response | None:
+        """Where the answer came by other ways, and its request would need less: the provider is asked once more, unnoticed. None: it is
+        not. Judged as it was asked: a rule on `prompt` holds for whoever has followed it."""
+        asked = case.asked
+        if request is None or case.direct or request.reasked or not _repeatable(case, request):
+            return None
+        if not isinstance((await self.precise(asked, case.upstream, request, who)).decision, Allow):
+            return None
+        request = request.answered
+        for secret in known_browser(asked.head)[:1]:
+            await self._memory.remember(case.upstream, secret, replace(request, reasked=True), case.spec, asked.now)
+        self._outcome(case, "asked again")
+        return self._answers.see_other(request.target.decode("latin-1"))
 
     async def _code(
         self, case: Case, found: Response, request: AuthorizationRequest | None, subject: Subject, proofs: Mapping[str, Proof], sid: str
@@ -276,7 +296,7 @@ class Verdicts:
         self._trail.event("refused", request_id=asked.request_id, kind="authorization", reason=f"{error}: {description}")
         if error == UNMET:
             self._outcome(case, "refused")
-        if found.mode == "unreadable" or not usable(found.uri):
+        if found.mode == "unreadable" or not found.leads or not usable(found.uri):
             return self._answers.refusal(asked, "denied", message=description, error=error)
         fields = error_fields(found, error, _plain(description))
         if found.mode in ("form_post", "web_message"):
@@ -308,10 +328,13 @@ class Verdicts:
 
 
 def _after_login(identified: Identified, after: After) -> Identified:
-    """Who the browser is behind this answer: whom it has just logged in, where it did."""
-    held = after.held
+    """Who the browser is behind this answer: whom it has just logged in, where it did. Who was logged in as the same person until then has
+    the proofs of that pass for this answer: a provider that wants a login each time would else never be answered."""
+    held, before = after.held, identified.holder
     if not after.learned or held is None:
         return identified
+    if before is not None and (before.subject.id, before.subject.source) == (held.subject.id, held.subject.source):
+        held = replace(held, proofs={**before.proofs, **held.proofs}, issued=before.issued)  # a proof lasts no longer for it
     session = "+".join(sorted(v.digest for v in held.sessions if v.until is None))
     return Identified(subject=held.subject, holder=held, presented=held, session=session)
 
@@ -327,13 +350,20 @@ def _theirs(transaction: Transaction, who: Identified) -> bool:
     return not began.known or (began.id, began.source) == (who.subject.id, who.subject.source)
 
 
-def _run_before(case: Case, who: Identified) -> Functions | None:
+def _run_before(case: Case, request: AuthorizationRequest, who: Identified) -> Functions | None:
     """What rule functions came to when the request arrived, where that was for the same person: their side effects come once."""
     asking = case.asking
-    if asking is None or asking.functions is None:
+    if asking is None or asking.functions is None or asking.request != request:
         return None
     of = case.identified.subject
     return asking.functions if (of.id, of.source) == (who.subject.id, who.subject.source) else None
+
+
+def _repeatable(case: Case, request: AuthorizationRequest) -> bool:
+    """A person may be sent to make it once more. Whoever came by the provider's own pages was not asked in silence, whatever an encrypted
+    request said."""
+    visible = not request.silent and (request.readable or not case.direct)
+    return visible and not request.pushed and navigation(case.asked.head) == "navigation"
 
 
 def _form(case: Case) -> Pairs:

@@ -9,7 +9,7 @@ from gateway.flow.asked import Asked
 from gateway.flow.browser import browser_for
 from gateway.flow.gate import Gate, Judged
 from gateway.flow.oauth.memory import OAuthMemory, sessions
-from gateway.flow.oauth.page import HTML, decoded, in_page, join, refresh_address
+from gateway.flow.oauth.page import HTML, decoded, in_json, in_page, join, refresh_address
 from gateway.flow.oauth.response import Response, in_address
 from gateway.flow.ports import Entropy
 from gateway.flow.sessions import After
@@ -74,7 +74,7 @@ class AnswerWatch:
         self._after = after
         await self._follow_session(answer.headers)
         found = in_fields(answer.headers, self._case.asked.head.origin, self._case.address)
-        if found is None and self._page(answer) and _unreadable(answer):
+        if found is None and (self._page(answer) or self._document(answer)) and _unreadable(answer):
             found = Response("unreadable")
         if found is not None:
             self._looked = True
@@ -82,7 +82,8 @@ class AnswerWatch:
         return edited if self.hold(answer) is not None else await self._on_its_way(answer, edited)
 
     def hold(self, answer: ResponseHead) -> Hold | None:
-        if self._looked or not (self._page(answer) or (self._pushing is not None and self._bodied(answer))):
+        pushed = self._pushing is not None and self._bodied(answer)
+        if self._looked or not (pushed or self._page(answer) or self._document(answer)):
             return None
         return Hold(self._case.spec.max_answer, self._case.spec.answer_timeout)
 
@@ -90,17 +91,30 @@ class AnswerWatch:
         if self._pushing is not None and not self._page(answer):
             await self._pushed(answer, body)
             return edited
-        text = decoded(body, _joined(answer.headers, b"content-type")) if whole else None
-        found = in_page(text, self._case.asked.head.origin, self._case.address) if text is not None else Response("unreadable")
+        found = self._read(answer, body) if whole else Response("unreadable")
         if found is not None:
             return await self._verdicts.decide(self._case, found, answer.headers, edited, self._after)
         return await self._on_its_way(answer, edited)
+
+    def _read(self, answer: ResponseHead, body: bytes) -> Response | None:
+        own, address = self._case.asked.head.origin, self._case.address
+        if not self._page(answer):
+            return in_json(body, own, address)
+        text = decoded(body, _joined(answer.headers, b"content-type"))
+        return in_page(text, own, address) if text is not None else Response("unreadable")
 
     def _bodied(self, answer: ResponseHead) -> bool:
         return self._case.head.method != "HEAD" and answer.status not in _BODILESS
 
     def _page(self, answer: ResponseHead) -> bool:
         return self._bodied(answer) and not HTML.isdisjoint(_media_types(answer.headers))
+
+    def _document(self, answer: ResponseHead) -> bool:
+        """JSON at the authorize path, for a script that asks there. An error's `code` is a word."""
+        asking = self._case.asking
+        kinds = _media_types(answer.headers)
+        scripted = any(kind == "application/json" or kind.endswith("+json") for kind in kinds)
+        return asking is not None and asking.authorize and answer.status < 400 and self._bodied(answer) and scripted
 
     async def _pushed(self, answer: ResponseHead, body: bytes) -> None:
         """The provider names a pushed request (RFC 9126 §2.2)."""
@@ -118,7 +132,7 @@ class AnswerWatch:
     async def _on_its_way(self, answer: ResponseHead, edited: Headers) -> Headers:
         """A person goes through the provider's pages now: remember for what."""
         case, head = self._case, self._case.asked.head
-        if case.asking is None or not case.asking.authorize or answer.status >= 400 or navigation(head) != "navigation":
+        if case.asking is None or not case.asking.authorize or case.asking.page or answer.status >= 400 or navigation(head) != "navigation":
             return edited
         browser = browser_for(head, self._entropy.token(), script=False)
         await self._memory.remember(case.upstream, browser.secret, case.asking.request, case.spec, case.asked.now)
