@@ -234,6 +234,8 @@ class Progress:
     async def _passed(
         self, found: Found, task: Task, outcome: Passed, now: float, along: Sequence[Write], kept: Mapping[str, Any] | None
     ) -> Moved:
+        if kept is None and self.kind(task.step) == OwnRedirect.kind:
+            kept = Arrival("").kept  # it was given by a script; what the suspended request holds is still no answer of a page
         transaction = replace(found.transaction, claims={**found.transaction.claims, **outcome.claims})
         if outcome.then == "authorize_again" and not (transaction.outside is not None and transaction.outside.told):
             # The session that asked is over; what was suspended in it is over too.

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.support.altcha_client import payload
-from tests.support.gateway import Browser, Running, read, running
+from tests.support.gateway import SCRIPT, Browser, Reply, Running, read, running
 
 
 @pytest.fixture
@@ -142,3 +142,42 @@ async def test_a_script_that_continues_twice_at_once_is_told_once(demo: Running)
     replies = await asyncio.gather(*(browser.json("GET", passed.json["continue"]) for _ in range(10)))
     assert sorted(r.status for r in replies) == [204] + [410] * 9
     assert {r.json["error"]["code"] for r in replies if r.status == 410} == {"used"}
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {
+            "name": "limit",
+            "match": {"path": "/transfer", "method": "POST"},
+            "when": "double(request.form.amount) > 1000.0",
+            "deny": {"message": "Too much."},
+        },
+        {
+            "name": "big",
+            "match": {"path": "/transfer", "method": "POST"},
+            "when": "double(request.form.amount) > 1000.0",
+            "require": "human",
+        },
+    ],
+    ids=["deny", "require"],
+)
+async def test_what_a_script_sends_is_looked_into_when_it_sends_it_again(demo: Running, rule: dict[str, Any]) -> None:
+    """Its body is not stored: at /continue nobody can say what is in it, and nothing is resumed."""
+    await reload(demo, rule)
+    browser = demo.browser()
+    await demo.log_in(browser)
+    form = await browser.get("/transfer")
+
+    async def send(amount: str) -> Reply:
+        fields = {"to": "Looked-Unique", "amount": amount, "csrf": form.hidden("csrf")}
+        return await browser.request("POST", "/transfer", headers=SCRIPT, data=fields)
+
+    page = (await send("5")).json["step_up_url"].removeprefix(demo.base)
+    await browser.json("GET", page)
+    passed = await browser.json("POST", page, {"code": demo.code()})
+    assert (await browser.json("GET", passed.json["continue"])).status == 204
+    assert (await send("5000")).status == (403 if "deny" in rule else 401)
+    assert await demo.ledger(browser, "Looked-Unique") == 0
+    assert (await send("5")).location == "/account"
+    assert await demo.ledger(browser, "Looked-Unique") == 1

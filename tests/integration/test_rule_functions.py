@@ -84,6 +84,13 @@ def watch(user, context):
     user.app_metadata["shadow"] = True
 
 
+def large(user, context):
+    SEEN.append((context.protocol, context.request.query["id"], (context.request.body or {}).get("amount")))
+    if context.request.method == "POST" and float(context.request.body["amount"]) > 1000:
+        raise Unauthorized("Too much.")
+    context.redirect = "human"
+
+
 def count(user, context):
     user.app_metadata["runs"] = user.app_metadata.get("runs", 0) + 1
     context.claims["runs"] = user.app_metadata["runs"]
@@ -111,6 +118,8 @@ RULES = [
     rule("/nonsense", "nonsense"),
     rule("/watch", "watch", mode="shadow"),
     rule("/count", "count"),
+    rule("/large", "large"),
+    rule("/large-once", "large", max_age="once"),
 ]
 CAPTCHA = {"kind": "captcha", "cost": 1, "max_number": 5}
 CONFIG: dict[str, Any] = {
@@ -236,6 +245,33 @@ async def test_a_post_is_sent_once_and_the_function_runs_once_for_continue_and_t
     assert place.seen[0][2]["body"] == {"a": ["1", "2"], "b": "3"}
     assert place.sent() == [f"POST {path}"]
     assert place.token()["acr"] == "human"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_without_a_page_of_others_it_reads_its_own_request_at_continue(place: Place, method: str) -> None:
+    body = b"amount=5" if method == "POST" else None
+    asked = await place.ask(f"{method} /large?id=7", body=body)
+    ready, binding = await place.front.solve(asked, ALICE)
+    back = await place.ask(f"GET {ready['continue']}", binding + ALICE)
+    held = cookie_line([*cookies(asked), *cookies(back)])
+    assert (await place.ask(f"GET {located(back)}", held + ALICE)).status == 200
+    amount = "5" if method == "POST" else None
+    assert place.seen[:2] == [("http", "7", amount), ("redirect-callback", "7", amount)]
+    assert place.sent() == [f"{method} /large?id=7"]
+
+
+@pytest.mark.parametrize("path", ["/large?id=7", "/large-once?id=7"])
+async def test_a_script_is_judged_by_the_body_that_it_sends_in_the_end(place: Place, path: str) -> None:
+    """Its /continue has no body to look at, and resumes nothing."""
+    asked = await place.ask(f"POST {path}", kind=FETCH, body=b"amount=5")
+    ready, binding = await place.front.solve(asked, ALICE)
+    done = await place.ask(f"GET {ready['continue']}", binding + ALICE, kind=FETCH)
+    assert done.status == 204
+    held = cookie_line([*cookies(asked), *cookies(done)]) + ALICE
+    assert (await place.ask(f"POST {path}", held, kind=FETCH, body=b"amount=5000")).status == 403
+    assert (await place.ask(f"POST {path}", held, kind=FETCH, body=b"amount=5")).status == 200
+    assert [each[0] for each in place.seen] == ["http"] * 3
+    assert place.sent() == [f"POST {path}"]
 
 
 async def test_a_ticket_that_is_used_later_runs_it_anew(place: Place) -> None:
@@ -526,7 +562,7 @@ async def test_whoever_logs_in_on_the_way_is_asked_what_they_would_have_been_ask
         seen = next(iter(demo.app.live.ruleset.functions.values())).__globals__["SEEN"]
         assert seen == [("http", "", "Late-Unique"), ("http", "alice", "Late-Unique")]
         done = await demo.pass_captcha(browser, asked.location)
-        assert seen[2:] == [("redirect-callback", "alice", None)]
+        assert seen[2:] == [("redirect-callback", "alice", "Late-Unique")]
         assert done.url.path in {"/transfer", "/account"}
 
 
