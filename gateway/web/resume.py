@@ -6,7 +6,7 @@ ticket, and it is the ticket that consumes the transaction.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, assert_never
@@ -47,8 +47,10 @@ class Resume:
         self, *, arrivals: Arrivals, transactions: Transactions, door: Door, gate: Gate, pages: TransactionPages, answers: WebAnswers,
         issuer: Issuer, keyring: Callable[[], Keyring], passes: PassCookies, trail: Trail, read_body: ReadBody, answer_limit: int,
         condition_limit: int, outside: OutsidePages, leads_away: Callable[[Transaction], bool],
-        endpoints: Callable[[str], Endpoints | None],
+        endpoints: Callable[[str], Endpoints | None], patience: Callable[[Sequence[str]], float],
     ) -> None:  # fmt: skip
+        """patience: seconds that a transaction with these steps waits at least."""
+        self._patience = patience
         self._arrivals = arrivals
         self._outside = outside
         self._leads_away = leads_away
@@ -181,7 +183,8 @@ class Resume:
                         asked, visit, "The rules ask for another step, and one was added before", "rules keep asking"
                     )
                 try:
-                    await self._transactions.save(more, visit.found.version, asked.now)
+                    waits = max(self._transactions.spec.ttl, self._patience(more.remaining))
+                    await self._transactions.prolong(more, visit.found.version, stored, asked.now, waits=waits)
                 except Conflict:
                     return await self._again(asked, state)
                 return self._back_to_step(asked, state)

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from gateway.tokens.keys import generate_private_pem
+from tests.support.altcha_client import payload
 from tests.support.external import KYC, RULE, SECRET, Page, Sent, sent
 from tests.support.gateway import Clock, Reply, read
 from tests.support.legacy import CODE, HUMAN, Client, Place, legacy
@@ -241,6 +242,44 @@ async def test_the_request_waits_as_long_as_the_page_may_take(place: Place, cloc
     client, there, _ = await at_page(place)
     await place.gateway.advance(850)  # transactions.ttl is ten minutes
     assert (await client.post("/continue", back(there, page.answer(there)))).location == "/vault"
+
+
+async def test_every_page_may_take_its_time(tmp_path: Path, clock: Clock, page: Page) -> None:
+    """One after the other, and after a step of ours: what the first ones took is not the last one's fault."""
+    other = {**KYC, "audience": "terms", "url": "http://terms.example.com/", "secret": "t" * 40}
+    async with at(tmp_path, clock, {**RULE, "require": ["human", "kyc", "terms"]}, steps={"terms": other}) as place:
+        client = await someone(place)
+        way = await asks(client, "/vault/open", {"a": "1"})
+        assert (await client.get(way, headers=JSON)).json["expires_in"] == 600 + 900 + 900
+        await place.gateway.advance(590)
+        shown = (await client.get(way, headers=JSON)).json
+        await client.post(way, json={"altcha": payload(shown["step"]["data"])}, headers=JSON)
+        for answers in (page, Page("t" * 40, "terms", clock)):
+            there = sent(await client.get(way))
+            await place.gateway.advance(850)
+            done = await client.post("/continue", back(there, answers.answer(there)))
+            assert done.status == 303, done.text
+        assert (await client.get(done.location)).text == "done for alice"
+
+
+async def test_a_page_that_is_asked_for_at_the_end_may_take_its_time_too(tmp_path: Path, clock: Clock, page: Page) -> None:
+    async with at(tmp_path, clock, {**RULE, "require": "human"}) as place:
+        client = await someone(place)
+        way = await asks(client, "/vault/open", {"a": "1"})
+        shown = (await client.get(way, headers=JSON)).json
+        passed = await client.post(way, json={"altcha": payload(shown["step"]["data"])}, headers=JSON)
+        raw = yaml.safe_load(place.gateway.config.read_text())
+        raw["rules"].append({**RULE, "name": "more"})
+        place.gateway.config.write_text(yaml.safe_dump(raw))
+        await place.gateway.app.reload(read(place.gateway.config))
+        await place.gateway.advance(590)
+        assert (await client.get(passed.json["continue"])).location == way
+        there = sent(await client.get(way))
+        await place.gateway.advance(850)
+        done = await client.post("/continue", back(there, page.answer(there)))
+        assert "stepup_resume=" in done.location, done.text
+        assert (await client.get(done.location)).text == "done for alice"
+        assert [p for p in place.app.posted if p[1] == "/vault/open"] == [("POST", "/vault/open", "alice", "a=1")]
 
 
 async def test_as_json_the_step_says_where_it_is(place: Place, page: Page) -> None:
