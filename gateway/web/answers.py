@@ -119,8 +119,10 @@ class WebAnswers:
         if retry_after is None and code in (429, 503):
             retry_after = 5
         if wants_page(asked.head):
+            # A browser comes here from a page of somebody who reads no JSON, and has to find out what it forgot.
+            told = detail if kind == "bad_request" and error == "invalid_request" else ""
             made = self.pages.message(
-                self.shown(asked.request_id), name, status=code, retry_after=retry_after, message=message,
+                self.shown(asked.request_id), name, status=code, retry_after=retry_after, message=message, detail=told,
                 primary=Way(href, label) if href is not None else None, suspended=suspended(about) if about else None,
                 framed=navigation(asked.head) == "frame",
             )  # fmt: skip

@@ -76,6 +76,9 @@ async def test_a_missing_state_is_told_in_the_words_that_auth0_users_know(demo: 
     told = (await demo.browser().json("GET", "/continue")).json
     assert (told["error"], told["status"]) == ("invalid_request", 400)
     assert "state" in told["detail"]
+    page = await demo.browser().get("/continue")
+    assert page.status == 400
+    assert "invalid_request: the state parameter is missing. Send back the original state that you received." in page.text
 
 
 async def test_other_methods_are_refused(demo: Running) -> None:
