@@ -69,7 +69,7 @@ class Arrivals:
             return await self._park(asked, where, arrival)
         visit = await self._door.enter(asked, where.transaction, own_page=True)
         if isinstance(visit, Closed):
-            return self._pages.closed(asked, visit)
+            return await self._pages.turned_away(asked, visit)
         return known(await self._arrived(asked, where, arrival, visit, ready), visit)
 
     async def fetch(self, asked: Asked, handles: list[str], ready: Ready) -> web.Response:
@@ -85,7 +85,7 @@ class Arrivals:
             return self._answers.refusal(asked, "answer_used")
         visit = await self._door.enter(asked, where.transaction, own_page=True)
         if isinstance(visit, Closed):
-            return self._pages.closed(asked, visit)
+            return await self._pages.turned_away(asked, visit)
         if not await self._parking.take(handles[0], asked.now):
             return known(await self._used(asked, where, visit.found.transaction), visit)
         return known(await self._arrived(asked, where, arrival, visit, ready), visit)

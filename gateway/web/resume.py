@@ -94,7 +94,7 @@ class Resume:
             return self._pages.closed(asked, Closed("unknown", "not a state"))
         visit = await self._door.enter(asked, transaction_id(state), own_page=True)
         if isinstance(visit, Closed):
-            return self._pages.closed(asked, visit)
+            return await self._pages.turned_away(asked, visit)
         transaction = visit.found.transaction
         if transaction.outside is not None and transaction.status is not Status.PENDING:
             return await self._outside.resume(asked, state, visit)
@@ -102,6 +102,7 @@ class Resume:
             return await self._pages.visited(asked, state, visit)
         if tokens and (wrong := self._wrong_token(tokens, transaction, state, asked.now)):
             self._trail.event("refused", request_id=asked.request_id, kind="bad_token", reason=wrong)
+            await self._pages.audit(asked, transaction, "", "refused", f"continue token: {wrong}")
             return self._answers.refusal(asked, "bad_token", href=self._answers.transaction_path(state), about=transaction)
         match transaction.status:
             case Status.READY:

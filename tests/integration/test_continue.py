@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +187,22 @@ async def test_what_a_script_sends_is_looked_into_when_it_sends_it_again(demo: R
     assert await demo.ledger(browser, "Looked-Unique") == 0
     assert (await send("5")).location == "/account"
     assert await demo.ledger(browser, "Looked-Unique") == 1
+
+
+async def test_who_comes_with_a_state_or_token_that_is_not_theirs_stands_in_the_audit_trail(demo: Running) -> None:
+    browser, other = demo.browser(), demo.browser()
+    way = await ready(demo, browser, "Audit-Unique")
+    unknown = "su_" + "x" * 43
+    assert (await browser.get(way + "&token=a.b.c")).status == 400
+    assert (await other.get(way)).status == 403
+    assert (await other.get(way.replace("/continue?state=", "/.stepup/t/"))).status == 403
+    assert (await other.get(f"/continue?state={unknown}")).status == 404
+    assert (await other.get("/continue?state=su_short")).status == 404  # nobody's, and as many as anybody likes
+    with closing(sqlite3.connect(demo.config.parent / "var/records.db")) as records:
+        lines = records.execute("SELECT subject, outcome, detail FROM audit WHERE event = 'transaction' ORDER BY id").fetchall()
+    assert [(subject, outcome) for subject, outcome, _ in lines] == [("alice", "refused"), *[("", "refused")] * 3]
+    reasons = [json.loads(detail)["reason"] for _, _, detail in lines]
+    assert reasons[0].startswith("continue token: ")
+    assert reasons[1:] == ["no cookie came along", "no cookie came along", "no such transaction"]
+    assert unknown not in str(lines)
+    assert (await browser.get(way, follow=True)).url.path == "/account"
