@@ -181,7 +181,7 @@ class Resume:
                 self._log(asked, transaction, "step-up", judged.decision.rules, "rules run again ask for more")
                 if more is None:
                     return await self._refused(
-                        asked, visit, "The rules ask for another step, and one was added before", "rules keep asking"
+                        asked, state, visit, "The rules ask for another step, and one was added before", "rules keep asking"
                     )
                 try:
                     waits = max(self._transactions.spec.ttl, self._patience(more.remaining))
@@ -191,7 +191,7 @@ class Resume:
                 return self._back_to_step(asked, state)
             case Deny() as deny:
                 self._log(asked, transaction, "deny", (deny.rule,), deny.private)
-                return await self._refused(asked, visit, deny.public, deny.private, status=deny.status)
+                return await self._refused(asked, state, visit, deny.public, deny.private, status=deny.status)
             case Need():
                 raise AssertionError("the gate answers every Need")
             case _:
@@ -200,7 +200,7 @@ class Resume:
     async def _still_asked(self, asked: Asked, state: str, visit: Visit, back: Transaction) -> web.Response:
         """Who came back from a page without having done what it is for: told so, never sent there again by itself."""
         if any(task.attempts >= self._transactions.spec.max_attempts for task in back.tasks if task.passed is None):
-            return await self._refused(asked, visit, "You came back too often without it being done", "came back too often")
+            return await self._refused(asked, state, visit, "You came back too often without it being done", "came back too often")
         try:
             await self._transactions.save(back, visit.found.version, asked.now)
         except Conflict:
@@ -233,14 +233,15 @@ class Resume:
             return self._answers.onward(asked, transaction.target.decode("latin-1"), cookies)
         return self._answers.see_other(transaction.target.decode("latin-1"), cookies)
 
-    async def _refused(self, asked: Asked, visit: Visit, public: str, private: str, *, status: int | None = None) -> web.Response:
-        """The rules say no: the transaction is over."""
+    async def _refused(
+        self, asked: Asked, state: str, visit: Visit, public: str, private: str, *, status: int | None = None
+    ) -> web.Response:
+        """The rules say no: the transaction is over. Where another /continue was first, that one's word holds."""
         transaction = visit.found.transaction
         try:
             await self._transactions.save(move(transaction, Event.REFUSED, reason=public), visit.found.version, asked.now)
         except Conflict:
-            found = await self._transactions.load(transaction.id, asked.now)
-            return self._pages.ended(asked, found.transaction if found else transaction)
+            return await self._again(asked, state)
         await self._trail.audit(
             AuditEvent(
                 at=asked.now, event="transaction", request_id=asked.request_id, subject=transaction.subject.id,

@@ -29,6 +29,8 @@ FORM = b"Content-Type: application/x-www-form-urlencoded\r\n"
 
 FILE = """
 import asyncio
+import itertools
+import threading
 
 from gateway.functions import Context, Unauthorized, User
 
@@ -91,6 +93,22 @@ def large(user, context):
     context.redirect = "human"
 
 
+GATES = [threading.Event(), threading.Event()]
+ENTERED = [threading.Event(), threading.Event()]
+TURNS = itertools.count()
+
+
+def twice(user, context):
+    if context.protocol != "redirect-callback":
+        context.redirect = "human"
+        return
+    turn = next(TURNS)
+    ENTERED[turn].set()
+    GATES[turn].wait(10)
+    if turn:
+        raise Unauthorized("This answer was used before.")
+
+
 def count(user, context):
     user.app_metadata["runs"] = user.app_metadata.get("runs", 0) + 1
     context.claims["runs"] = user.app_metadata["runs"]
@@ -118,6 +136,7 @@ RULES = [
     rule("/nonsense", "nonsense"),
     rule("/watch", "watch", mode="shadow"),
     rule("/count", "count"),
+    rule("/twice", "twice"),
     rule("/large", "large"),
     rule("/large-once", "large", max_age="once"),
 ]
@@ -304,6 +323,29 @@ async def test_a_redirect_happens_once_per_flow(place: Place) -> None:
     assert (protocol, jti) == ("redirect-callback", place.seen[0][1])
     assert (request["query"], request["body"], request["path"]) == ({"state": "S"}, {"confirm": "yes"}, "/page")
     assert len(place.seen) == 2
+
+
+async def test_of_two_continues_at_once_the_first_run_holds_for_both(tmp_path: Path) -> None:
+    """A function that takes an answer once refuses it the second time."""
+    clock = Clock(time.time())
+    (tmp_path / "f.py").write_text(FILE)
+    config = {**CONFIG, "functions": {}}
+    async with raw_upstream(answering(OK)) as upstream, fronting(tmp_path, upstream.url, clock=clock, **config) as front:
+        place = Place(front, upstream, clock, tmp_path)
+        asked = await place.ask("POST /twice", body=b"a=1")
+        ready, binding = await place.front.solve(asked, ALICE)
+        gates, entered = place.of_file("GATES"), place.of_file("ENTERED")
+        both = []
+        for run in range(2):
+            both.append(asyncio.ensure_future(place.ask(f"GET {ready['continue']}", binding + ALICE)))
+            await asyncio.to_thread(entered[run].wait, 10)
+        gates[0].set()
+        ticket = located(await both[0])
+        gates[1].set()
+        assert located(await both[1]).startswith("/.stepup/t/su_")  # which leads on to /continue
+        assert located(await place.ask(f"GET {ready['continue']}", binding + ALICE)) == ticket
+        assert (await place.ask(f"GET {ticket}", binding + ALICE)).status == 200
+        assert place.sent() == ["POST /twice"]
 
 
 async def test_a_refusal_at_continue_ends_the_transaction(place: Place) -> None:
