@@ -820,3 +820,26 @@ async def test_for_a_post_it_begins_anew_at_the_page_it_came_from(tmp_path: Path
         asked = await client.post("/vault/open", {"a": "1"}, headers={"Referer": place.gateway.base + "/vault/form?x=1"})
         there = sent(await client.get(asked.location))
         assert there.claims()["authorize_again"] == place.gateway.base + "/vault/form?x=1"
+
+
+async def test_a_cancel_that_another_tab_overtakes_cancels_all_the_same(tmp_path: Path, clock: Clock) -> None:
+    """The gateway has seen how the transaction stands, and waits for the rest of the form."""
+    async with at(tmp_path, clock, {**RULE, "require": ["human", "code"]}) as place:
+        client = await someone(place)
+        way = await asks(client)
+        token = (await client.get(way)).hidden("stepup_token")
+        more = asyncio.Event()
+
+        async def slowly() -> AsyncIterator[bytes]:
+            yield b"action=cancel&"
+            await more.wait()
+            yield b"stepup_token=" + token.encode()
+
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        cancelled = asyncio.ensure_future(client.post(way, slowly(), headers=form))
+        for _ in range(5):
+            shown = (await client.get(way, headers=JSON)).json
+        await client.post(way, json={"altcha": payload(shown["step"]["data"])}, headers=JSON)
+        more.set()
+        assert (await cancelled).status == 303
+        assert (await client.get(way)).status == 410
