@@ -206,7 +206,8 @@ class Resume:
         except Conflict:
             return await self._again(asked, state)
         await self._pages.audit(asked, back, back.current.step if back.current else "", "refused", "came back, and the rules still ask")
-        return self._answers.refusal(asked, "still_asked", href=self._answers.transaction_path(state), about=back)
+        way = self._answers.transaction_path(state)
+        return self._answers.refusal(asked, "still_asked", href=way, about=back, out=self._pages.out(state, back))
 
     async def _go_on(self, asked: Asked, state: str, visit: Visit) -> web.Response:
         transaction = visit.found.transaction

@@ -32,7 +32,7 @@ from gateway.flow.visit import ENDED, Closed, Door, Visit
 from gateway.web.answer_form import Malformed, read_answer
 from gateway.web.answers import WebAnswers, origin_or_own, response, suspended, wants_page
 from gateway.web.page import Page
-from gateway.web.pages import TOKEN_FIELD, Trouble
+from gateway.web.pages import TOKEN_FIELD, Trouble, Way
 from gateway.web.preview import preview
 from gateway.web.problem import json_page
 from gateway.wire.cookies import OWN_COOKIES, names_ours, parse_cookies
@@ -87,6 +87,13 @@ class TransactionPages:
     async def visited(self, asked: Asked, state: str, visit: Visit) -> web.Response:
         """How a transaction stands, for whoever may look."""
         return await self._get(asked, state, visit, cookies=(visit.cookie,) if visit.cookie else ())
+
+    def out(self, state: str, transaction: Transaction) -> Way:
+        """How to leave a transaction whose step is at a page of others, where nobody finds a button of ours."""
+        if transaction.outside is not None:
+            return Way(way_back(transaction), "Cancel")
+        fields = (("action", "cancel"), (TOKEN_FIELD, self._transactions.form_token(transaction.id, transaction.binding)))
+        return Way(self._answers.transaction_path(state), "Cancel", "post", fields)
 
     async def turned_away(self, asked: Asked, closed: Closed) -> web.Response:
         """`closed`, for who came with a state that could be one: with a line in the audit trail, unless there were too many already."""

@@ -843,3 +843,21 @@ async def test_a_cancel_that_another_tab_overtakes_cancels_all_the_same(tmp_path
         more.set()
         assert (await cancelled).status == 303
         assert (await client.get(way)).status == 410
+
+
+@pytest.mark.parametrize(("changes", "status"), [({}, 400), ({"answer": "none"}, 409)])
+async def test_who_comes_back_without_having_done_it_can_cancel(
+    tmp_path: Path, clock: Clock, changes: dict[str, Any], status: int
+) -> None:  # fmt: skip
+    """The step's own page leads straight to the page of others: there is no other place where one could."""
+    async with at(tmp_path, clock, **changes) as place:
+        client = await someone(place)
+        way = (await client.post("/vault/open", {"a": "1"}, headers={"Referer": place.gateway.base + "/vault/form"})).location
+        there = sent(await client.get(way))
+        told = await client.get(f"/continue?state={there.state}")
+        assert told.status == status
+        assert f'<form method="post" action="{way}"' in told.text
+        fields = {"action": told.hidden("action"), "stepup_token": told.hidden("stepup_token")}
+        assert (await client.post(way, fields)).location == "/vault/form"
+        assert (await client.get(way)).status == 410
+        assert [p[1] for p in place.app.posted] == ["/login"]
