@@ -37,6 +37,7 @@ from gateway.web.page import Page
 from gateway.web.parameters import Given, read_parameters
 from gateway.web.problem import problem
 from gateway.web.transaction import STATE, ReadBody, TransactionPages
+from gateway.wire.media import navigation
 from gateway.wire.target import with_parameter
 
 NO_STATE = "invalid_request: the state parameter is missing. Send back the original state that you received."
@@ -92,6 +93,9 @@ class Resume:
             return self._answers.refusal(asked, "bad_request", detail=words, error="invalid_request")
         if not STATE.fullmatch(state):
             return self._pages.closed(asked, Closed("unknown", "not a state"))
+        if navigation(asked.head) == "subresource":
+            # Fetched by nobody who looks at it (HEAD, a prefetch, an image): what is used up once must not be used up by that.
+            return self._answers.refusal(asked, "bad_request", status=405, detail="Use GET or POST, as a page that is looked at.")
         visit = await self._door.enter(asked, transaction_id(state), own_page=True)
         if isinstance(visit, Closed):
             return await self._pages.turned_away(asked, visit)

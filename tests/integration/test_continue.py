@@ -206,3 +206,17 @@ async def test_who_comes_with_a_state_or_token_that_is_not_theirs_stands_in_the_
     assert reasons[1:] == ["no cookie came along", "no cookie came along", "no such transaction"]
     assert unknown not in str(lines)
     assert (await browser.get(way, follow=True)).url.path == "/account"
+
+
+@pytest.mark.parametrize(
+    ("method", "headers"),
+    [("HEAD", {}), ("GET", {"Sec-Purpose": "prefetch;prerender"}), ("GET", {"Sec-Fetch-Dest": "image", "Sec-Fetch-Mode": "no-cors"})],
+    ids=["head", "prefetch", "image"],
+)
+async def test_what_nobody_looks_at_uses_nothing_up(demo: Running, method: str, headers: dict[str, str]) -> None:
+    await reload(demo, {"name": "once-a-session", "match": {"path": "/account"}, "require": "code"})
+    browser = demo.browser()
+    asked = await demo.log_in(browser)
+    way = (await demo.pass_code(browser, asked.url.path, follow=False)).location
+    assert (await browser.request(method, way, headers=headers)).status == 405
+    assert (await browser.get(way)).location == "/account"
