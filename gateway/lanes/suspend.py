@@ -139,7 +139,7 @@ class Suspender:
         way = self._answers.transaction_path(state)
         if too_large:
             limit = self._transactions.spec.max_body
-            return self._answers.refusal(asked, "too_large", href=way, label="Confirm now", cookies=cookies, limit=limit)
+            return self._answers.refusal(asked, "too_large_to_keep", href=way, cookies=cookies, limit=limit)
         return self._answers.see_other(way, cookies)
 
     async def _whole(self, incoming: ClientBody) -> bytes:

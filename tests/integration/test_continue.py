@@ -220,3 +220,9 @@ async def test_what_nobody_looks_at_uses_nothing_up(demo: Running, method: str, 
     way = (await demo.pass_code(browser, asked.url.path, follow=False)).location
     assert (await browser.request(method, way, headers=headers)).status == 405
     assert (await browser.get(way)).location == "/account"
+
+
+async def test_more_than_continue_takes_is_told_without_talk_of_a_confirmation(demo: Running) -> None:
+    refused = await demo.browser().post("/continue", b"x=" + b"y" * 70_000, headers={"Content-Type": "application/x-www-form-urlencoded"})
+    assert refused.status == 413
+    assert "More was sent than is taken here" in refused.text
