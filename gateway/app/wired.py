@@ -185,7 +185,7 @@ class Wired:
             arrivals=arrivals, transactions=self.transactions, door=self.door, gate=self.gate, pages=transaction_pages, answers=answers,
             issuer=self.issuer, keyring=lambda: self.keyring, passes=self.passes, trail=self.trail, read_body=reader,
             answer_limit=spec.limits.answer_body, condition_limit=spec.limits.condition_body, outside=outside, leads_away=self._leads_away,
-            endpoints=self._oauth,
+            endpoints=self._oauth, patience=self._patience,
         )  # fmt: skip
         introspection = Introspection(
             state=self.state, guessing=self.guessing, transactions=self.transactions, revocations=self.feed, keyring=lambda: self.keyring,
@@ -275,8 +275,10 @@ class Wired:
         return (*(found.next_origins if found is not None else ()), *self.live.away)
 
     def _patience(self, steps: Sequence[str]) -> float:
-        """Seconds that a transaction with these steps waits at least: as long as a page of others may take."""
-        return max((self.live.patience.get(step, 0.0) for step in steps), default=0.0)
+        """Seconds that a transaction with these steps waits at least: as long as the pages of others may take, one after the other, and the
+        usual time for whatever else is asked beside them."""
+        pages = [self.live.patience[step] for step in steps if step in self.live.patience]
+        return sum(pages) + (self.transactions.spec.ttl if len(pages) < len(steps) else 0.0)
 
     def _keys_of(self, url: str) -> PublishedKeys:
         """The keys that a URL publishes: fetched once for all who need them, and kept over a reload."""

@@ -99,7 +99,7 @@ class FunctionRunner(Protocol):
 
 def kept(functions: Functions | None, subject: Subject, *, at: float | None = None) -> dict[str, Any]:
     """`Transaction.run` after a run, {} where there was none. at: the time of the run at /continue."""
-    if functions is None:
+    if functions is None or functions.later:
         return {}
     run: dict[str, Any] = {"for": [subject.id, subject.source], "claims": dict(functions.claims)}
     if at is not None:
@@ -112,11 +112,14 @@ def occasion(transaction: Transaction, subject: Subject, *, call: str = "http") 
     who has only logged in since, it is the first: a redirect counts, once, or a login on the way would be a way around it. call: what kind
     of request it is then.
 
-    A step that is a page of others leaves what it brought back in its task's memory: {"query": {…}, "body": {…}}.
+    A step that is a page of others leaves what it brought back in its task's memory: {"query": {…}, "body": {…}}. Where there was none,
+    query and body are the request's own: a function that named a step reads there what made it name it.
     """
     run = transaction.run
     if run.get("for") != [subject.id, subject.source]:
         return Occasion(call, transaction.jti)
+    if not came_back(transaction):
+        return Occasion(REDIRECT_CALLBACK, transaction.jti, run.get("claims") or {})
     query: dict[str, Any] = {}
     body: Any = {}
     for task in transaction.tasks:
@@ -126,6 +129,11 @@ def occasion(transaction: Transaction, subject: Subject, *, call: str = "http") 
         brought = task.memory.get("body")
         body = {**body, **brought} if isinstance(brought, Mapping) and isinstance(body, Mapping) else brought or body
     return Occasion(REDIRECT_CALLBACK, transaction.jti, run.get("claims") or {}, query, body)
+
+
+def came_back(transaction: Transaction) -> bool:
+    """The browser was at a page of others, which has sent it back."""
+    return any(task.passed is not None and not {"query", "body"}.isdisjoint(task.memory) for task in transaction.tasks)
 
 
 def at_continue(transaction: Transaction, subject: Subject, now: float) -> Functions | None:

@@ -132,7 +132,7 @@ class Gate:
     async def judge(
         self, head: RequestHead, now: float, read_body: BodyReader, *, identified: Identified | None = None,
         granted: Mapping[str, Proof] | None = None, protocol: str = "http", call: str = "http", occasion: Occasion | None = None,
-        functions: Functions | None = None,
+        functions: Functions | None = None, later: bool = False,
     ) -> Judged:  # fmt: skip
         """The decision for a request. Raises StoreUnavailable where it relied on a pass that may have been revoked, or on a record that
         cannot be read.
@@ -140,17 +140,19 @@ class Gate:
         protocol: what rule functions are told; call: what kind of request it is, also where that is `redirect-callback` (flow.protocol).
         identified: who it is judged for, worked out from `head` unless given. occasion: what a run of rule functions belongs to, the
         request itself unless given. functions: a run that holds for this request too; where the rules need another, all run again.
+        later: see Facts; then the body is not read.
         """
         ruleset = self._ruleset()
         chosen = route(head, ruleset)
         identified = identified or await self.identify(head, chosen.upstream if chosen else "", now)
         told = call if protocol == REDIRECT_CALLBACK else protocol
         facts = self._facts(identified, body=None, granted=granted or {}, protocol=protocol, call=told, functions=functions)
+        facts = replace(facts, later=later)
         run = False
         judged = self._judge(head, now, identified, ruleset, facts)
         while isinstance(need := judged.decision, Need):
             # What one rule needs may come to light when another has what it needs; nothing is gathered twice.
-            if (need.body or (need.functions and _carries_body(head))) and facts.body is None:
+            if (need.body or (need.functions and _carries_body(head) and not later)) and facts.body is None:
                 facts = replace(facts, body=await read_body())
             elif need.records and not need.records <= facts.records.keys():
                 found = await self._records.records(need.records, identified.subject)

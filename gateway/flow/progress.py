@@ -172,13 +172,19 @@ class Progress:
         return judged if isinstance(judged, Refused) else None
 
     async def cancel(self, found: Found, now: float) -> Moved:
-        """Throw the stored request away. A transaction that has ended already stays as it is."""
-        try:
+        """Throw the stored request away, whatever else is done to it at the same time. A transaction that has ended already stays as it
+        is."""
+        while True:
             ended = move(found.transaction, Event.REFUSED, reason="cancelled")
-            await self._transactions.save(ended, found.version, now)
-        except Conflict:
-            return Moved(await self._reload(found.transaction, now))
-        return Moved(ended, "cancelled", private="cancelled by the user")
+            try:
+                await self._transactions.save(ended, found.version, now)
+            except Conflict:  # somebody has moved it on: as far as its steps go
+                again = await self._transactions.load(found.transaction.id, now)
+                if again is None or not again.transaction.open:
+                    return Moved(again.transaction if again is not None else move(found.transaction, Event.TIME_IS_UP))
+                found = again
+            else:
+                return Moved(ended, "cancelled", private="cancelled by the user")
 
     async def confirm(self, found: Found, now: float) -> Moved:
         """The user has seen what will be sent, and wants it sent."""
@@ -234,6 +240,8 @@ class Progress:
     async def _passed(
         self, found: Found, task: Task, outcome: Passed, now: float, along: Sequence[Write], kept: Mapping[str, Any] | None
     ) -> Moved:
+        if kept is None and self.kind(task.step) == OwnRedirect.kind:
+            kept = Arrival("").kept  # it was given by a script; what the suspended request holds is still no answer of a page
         transaction = replace(found.transaction, claims={**found.transaction.claims, **outcome.claims})
         if outcome.then == "authorize_again" and not (transaction.outside is not None and transaction.outside.told):
             # The session that asked is over; what was suspended in it is over too.

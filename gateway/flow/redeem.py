@@ -151,7 +151,8 @@ class GrantTransactions:
             await self.end(redeemed, "the rules keep asking", now)
             return None
         try:
-            await self._transactions.save(more, redeemed.found.version, now)
+            waits = max(self._transactions.spec.ttl, self._patience(more.remaining))
+            await self._transactions.prolong(more, redeemed.found.version, None, now, waits=waits)
         except Conflict:
             return None
         await self.let_go(redeemed)

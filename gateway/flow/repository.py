@@ -12,7 +12,7 @@ import hmac
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from gateway.errors import Conflict, SealBroken, StoreUnavailable
@@ -48,6 +48,11 @@ def _b64(data: bytes) -> str:
 def transaction_id(state: str) -> str:
     """The store's key for a state: its SHA-256, base64url."""
     return _b64(hashlib.sha256(state.encode("utf-8", "surrogateescape")).digest())
+
+
+def _groups(transaction: Transaction) -> tuple[str, str, str]:
+    """Whose open transactions it is counted among."""
+    return "b:" + transaction.binding, "a:" + counted_as(transaction.address), "all"
 
 
 def _first(results: Sequence[Any]) -> Any:
@@ -127,6 +132,17 @@ class Transactions:
         with suppress(StoreUnavailable):  # what is not freed here ends by its expiry
             await self._state.together(freed, now)
         return written
+
+    async def prolong(self, transaction: Transaction, version: int, request: StoredRequest | None, now: float, *, waits: float) -> int:
+        """`save` for a transaction whose rules have asked for more: what came last has as much time as what came first. request: the
+        stored one, which waits as long. waits: seconds from now, at least. To be called once for a transaction."""
+        longer = replace(transaction, expires=max(transaction.expires, now + waits))
+        # The caps were met when it was opened; it keeps its places.
+        along: list[Write] = [Join(_OPEN, group, longer.id, _ALL, longer.expires) for group in _groups(longer)]
+        if request is not None:
+            sealed = self._vault.seal(_REQUEST, codec.encode_request(request), place=f"{_REQUEST}/{longer.id}")
+            along.append(Put(_REQUEST, longer.id, sealed, 1, longer.expires + self.spec.sending_timeout))
+        return await self.save(longer, version, now, along=along)
 
     async def request(self, id_: str, now: float) -> StoredRequest | None:
         """The stored request, or None when it is gone (ended, expired)."""
@@ -215,8 +231,7 @@ class Transactions:
         byte."""
         if transaction.open or transaction.status is Status.SENDING:
             return ()
-        groups = ("b:" + transaction.binding, "a:" + counted_as(transaction.address), "all")
-        return (Delete(_REQUEST, transaction.id), *(Leave(_OPEN, group, transaction.id) for group in groups))
+        return (Delete(_REQUEST, transaction.id), *(Leave(_OPEN, group, transaction.id) for group in _groups(transaction)))
 
     def _open(self, space: str, sealed: bytes, key: str) -> bytes:
         try:

@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gateway.flow.codec import StoredRequest
-from gateway.flow.functions import at_continue, occasion
+from gateway.flow.functions import at_continue, came_back, occasion
 from gateway.flow.gate import Gate, Judged
 from gateway.flow.identity import Identified
 from gateway.flow.protocol import HTTP
 from gateway.flow.transaction import CONFIRM, Transaction
 from gateway.policy.body import parse_body
 from gateway.policy.decide import visit
-from gateway.policy.facts import REDIRECT_CALLBACK, Body, BodyUnavailable
+from gateway.policy.facts import REDIRECT_CALLBACK, Body, BodyUnavailable, Functions
 from gateway.tokens.passes import Pass
 from gateway.wire.head import RequestHead
 from gateway.wire.subject import Proof
@@ -63,14 +63,17 @@ async def rerun(
     head = stored_head(stored, asked)
 
     async def body() -> Body | BodyUnavailable:
-        if (transaction.kind == "script" or transaction.replay == "off") and stored.method not in ("GET", "HEAD"):
-            return BodyUnavailable("what is not replayed is not stored")
         return parse_body(head.get("content-type"), stored.body, limit)
 
     who = overlaid(identified, transaction)
+    functions = at_continue(transaction, who.subject, now)
+    # What is not replayed is not stored: whoever sends it once more is judged by what they send then.
+    later = (transaction.kind == "script" or transaction.replay == "off") and stored.method not in ("GET", "HEAD")
+    if later and functions is None and not came_back(transaction):
+        functions = Functions({}, REDIRECT_CALLBACK, transaction.jti, transaction.run.get("claims") or {}, earlier=True, later=True)
     return await gate.judge(
         head, now, body, identified=who, granted=proved(transaction), protocol=REDIRECT_CALLBACK, call=call,
-        occasion=occasion(transaction, who.subject, call=call), functions=at_continue(transaction, who.subject, now),
+        occasion=occasion(transaction, who.subject, call=call), functions=functions, later=later,
     )  # fmt: skip
 
 

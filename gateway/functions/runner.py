@@ -73,9 +73,12 @@ class Runner:
                     claims_of(its_context)
                     jti_of(its_user)
                     after = metadata_of(its_user, kept, self._spec.metadata_limit, known=calling.identified.subject.known)
-                except Nonsense as nonsense:
+                    if rule is not rules[-1]:
+                        another(its_user, its_context)  # for the next one: what cannot be copied is told of the one that left it
+                except Exception as error:  # noqa: BLE001 - what it left may be objects that raise whatever they like
+                    words = str(error) if isinstance(error, Nonsense) else _untakeable(error)
                     # A refusal stays one, whatever else came with it.
-                    outcome = replace(outcome, error=None if outcome.denied is not None else str(nonsense))
+                    outcome = replace(outcome, error=None if outcome.denied is not None else words)
                     redirect, its_user, its_context, after = None, user, context, kept
                 outcome = replace(outcome, redirect=redirect)
             ran[rule.name] = replace(outcome, shadow=rule.shadow)
@@ -102,6 +105,11 @@ class Runner:
         if done.value is not None:
             return Ran(error=f"it returned a value of type {type(done.value).__name__}; set what is to follow on user and context")
         return Ran()
+
+
+def _untakeable(error: Exception) -> str:
+    words = " ".join(str(error).split())[:_LONGEST]
+    return f"what it left on user and context cannot be copied ({type(error).__name__}: {words}); keep it in a variable of the module"
 
 
 def _raised(error: BaseException) -> Ran:

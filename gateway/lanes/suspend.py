@@ -110,13 +110,14 @@ class Suspender:
             if script:
                 return self._answers.step_up(asked, found, state, steps, max_age=max_age, cors=cors)
             return self._answers.see_other(self._answers.transaction_path(state))
-        stored_body = b""
+        stored_body, too_large = b"", False
         if not script and decision.replay != "off" and incoming is not None and head.method not in ("GET", "HEAD"):
             try:
                 stored_body = await self._whole(incoming)
             except BodyTooLarge as error:
                 self._trail.event("refused", request_id=asked.request_id, kind="too_large", reason=str(error))
-                return self._answers.refusal(asked, "too_large", limit=self._transactions.spec.max_body)
+                # Refused, with a way to do the steps: else nobody whom no other request asks for them could ever send it.
+                too_large, decision = True, replace(decision, replay="off")
         state = self._transactions.new_state()
         transaction = self._new(asked, judged, decision, transaction_id(state), browser, script=script, loop=key)
         if not replayed:
@@ -135,7 +136,11 @@ class Suspender:
         self._trail.event("transaction", request_id=asked.request_id, outcome="opened", transaction=transaction.id, steps=",".join(steps))
         if script:
             return self._answers.step_up(asked, transaction, state, steps, max_age=max_age, cookies=cookies, cors=cors)
-        return self._answers.see_other(self._answers.transaction_path(state), cookies)
+        way = self._answers.transaction_path(state)
+        if too_large:
+            limit = self._transactions.spec.max_body
+            return self._answers.refusal(asked, "too_large_to_keep", href=way, cookies=cookies, limit=limit)
+        return self._answers.see_other(way, cookies)
 
     async def _whole(self, incoming: ClientBody) -> bytes:
         """The request's body. Raises BodyTooLarge before a waiting client is told to send it, where it declared its length."""

@@ -125,7 +125,7 @@ def run(rules: Iterable[Rule], view: View, facts: Facts, ruleset: Ruleset, now: 
         if rule.shadow:
             # What a store holds is not worth failing a request for; the body is read only to report truly.
             if isinstance(verdict, Unknown):
-                collected.body |= verdict.need.body
+                collected.body |= verdict.need.body and not facts.later
             elif isinstance(verdict, Hit) and isinstance(rule.effect, Run):
                 if (ran := _ran(rule, collected, facts)) is not None:
                     collected.shadow.append(Shadow(rule.name, did(ran)))
@@ -137,11 +137,11 @@ def run(rules: Iterable[Rule], view: View, facts: Facts, ruleset: Ruleset, now: 
             case Miss():
                 continue
             case Unknown(need):
-                collected.body |= need.body
+                collected.body |= need.body and not facts.later
                 collected.records |= need.records
-                if not isinstance(rule.effect, Require | Run):
-                    break  # whether the run ends here is open
-                continue
+                if isinstance(rule.effect, Require | Run) or (isinstance(rule.effect, Refuse) and facts.later and not need.records):
+                    continue
+                break  # whether the run ends here is open
             case Faulty(reason, away):
                 return _fault(rule, reason, collected, away=away)
             case Hit():
@@ -172,6 +172,8 @@ def _ran(rule: Rule, collected: _Collected, facts: Facts) -> Ran | None:
     """What a function did that was hit; None where it has not run yet."""
     collected.functions.append(rule.name)
     ran = facts.functions.ran.get(rule.name) if facts.functions is not None else None
+    if ran is None and facts.functions is not None and facts.functions.later:
+        return Ran()
     if ran is None:
         collected.unrun = True
     return ran

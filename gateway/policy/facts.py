@@ -71,6 +71,7 @@ class Functions:
     """One run of rule functions. ran: by the rule's name; those behind one that ended the run are missing. protocol: the one they saw.
 
     jti: `user.jti` as they left it; claims: what they put into tokens. earlier: it was for another request of the same transaction.
+    later: none has run, for they will when the client sends the request itself once more.
     """
 
     ran: Mapping[str, Ran] = field(default_factory=dict)
@@ -78,6 +79,7 @@ class Functions:
     jti: str = ""
     claims: Mapping[str, Any] = field(default_factory=dict)
     earlier: bool = False
+    later: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,8 @@ class Facts:
     proofs: what the pass proved (empty where the pass is not this subject's). granted: steps proved in the
     transaction that is being resumed; they count whatever their age, also for `once`.
     protocol: what kind of request it is (flow.protocol), or "redirect-callback" when rules run again at /continue. call: the kind in either
-    case: `request.protocol` of conditions. functions: None = not run yet.
+    case: `request.protocol` of conditions. functions: None = not run yet. later: the body comes only when the client sends the request once
+    more, and what has to look at it is asked then.
     """
 
     subject: Subject = NOBODY
@@ -107,3 +110,4 @@ class Facts:
     call: str = "http"
     pass_issued: float | None = None
     functions: Functions | None = None
+    later: bool = False

@@ -110,18 +110,20 @@ class WebAnswers:
     def refusal(
         self, asked: Asked, kind: str, *, status: int | None = None, retry_after: int | None = None, cookies: Sequence[bytes] = (),
         message: str = "", href: str | None = None, label: str | None = None, detail: str = "", error: str | None = None,
-        about: Transaction | None = None, limit: int | None = None,
+        about: Transaction | None = None, limit: int | None = None, out: Way | None = None,
     ) -> web.Response:  # fmt: skip
-        """A refusal or dead end. message: a rule's or step's public words. href, label: the way on."""
+        """A refusal or dead end. message: a rule's or step's public words. href, label: the way on. out: for who goes no further."""
         name = cast("Kind", kind)
         text = TEXTS[name]
         code = text.status if status is None else status
         if retry_after is None and code in (429, 503):
             retry_after = 5
         if wants_page(asked.head):
+            # A browser comes here from a page of somebody who reads no JSON, and has to find out what it forgot.
+            told = detail if kind == "bad_request" and error == "invalid_request" else ""
             made = self.pages.message(
-                self.shown(asked.request_id), name, status=code, retry_after=retry_after, message=message,
-                primary=Way(href, label) if href is not None else None, suspended=suspended(about) if about else None,
+                self.shown(asked.request_id), name, status=code, retry_after=retry_after, message=message, detail=told,
+                primary=Way(href, label) if href is not None else None, secondary=out, suspended=suspended(about) if about else None,
                 framed=navigation(asked.head) == "frame",
             )  # fmt: skip
         else:

@@ -23,6 +23,7 @@ from gateway.flow.trail import Trail
 from gateway.flow.transaction import Status, Transaction
 from gateway.flow.visit import Closed, Door, Visit
 from gateway.web.answers import WebAnswers
+from gateway.web.pages import Way
 from gateway.web.parameters import Given, without_state
 from gateway.web.transaction import TransactionPages
 from gateway.wire.media import navigation
@@ -69,7 +70,7 @@ class Arrivals:
             return await self._park(asked, where, arrival)
         visit = await self._door.enter(asked, where.transaction, own_page=True)
         if isinstance(visit, Closed):
-            return self._pages.closed(asked, visit)
+            return await self._pages.turned_away(asked, visit)
         return known(await self._arrived(asked, where, arrival, visit, ready), visit)
 
     async def fetch(self, asked: Asked, handles: list[str], ready: Ready) -> web.Response:
@@ -85,7 +86,7 @@ class Arrivals:
             return self._answers.refusal(asked, "answer_used")
         visit = await self._door.enter(asked, where.transaction, own_page=True)
         if isinstance(visit, Closed):
-            return self._pages.closed(asked, visit)
+            return await self._pages.turned_away(asked, visit)
         if not await self._parking.take(handles[0], asked.now):
             return known(await self._used(asked, where, visit.found.transaction), visit)
         return known(await self._arrived(asked, where, arrival, visit, ready), visit)
@@ -132,14 +133,17 @@ class Arrivals:
         self._trail.event("refused", request_id=asked.request_id, kind="bad_answer", reason=shown.private)
         if error.code == "used":
             return await self._used(asked, where, shown.transaction)
-        return self._no_answer(asked, error.code, error.message, way, shown.transaction)
+        return self._no_answer(asked, error.code, error.message, way, shown.transaction, self._pages.out(where.state, shown.transaction))
 
-    def _no_answer(self, asked: Asked, code: str, words: str, way: str, about: Transaction | None) -> web.Response:
+    def _no_answer(
+        self, asked: Asked, code: str, words: str, way: str, about: Transaction | None, out: Way | None = None
+    ) -> web.Response:  # fmt: skip
         if code == "missing":
             return self._answers.refusal(
-                asked, "answer_missing", message=words, detail=f"invalid_request: {words}", error="invalid_request", href=way, about=about
+                asked, "answer_missing", message=words, detail=f"invalid_request: {words}", error="invalid_request", href=way, about=about,
+                out=out,
             )  # fmt: skip
-        return self._answers.refusal(asked, "bad_token", href=way, about=about)
+        return self._answers.refusal(asked, "bad_token", href=way, about=about, out=out)
 
     async def _used(self, asked: Asked, where: Whereabouts, transaction: Transaction) -> web.Response:
         await self._refused(asked, where, "a state that was used")

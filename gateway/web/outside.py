@@ -128,8 +128,9 @@ class OutsidePages:
             entry=f"begin:{entry.name}", url=url, state=state, jti=told.jti, subject=told.subject, method=entry.method,
             state_parameter=entry.state_parameter, token_parameter=entry.answer_parameter, next_origins=entry.next_origins,
         )  # fmt: skip
+        # No pass is looked at, so every step is asked but those that this very user has answered for good (0046).
         opened = await self._outsiders.open(
-            asked.head, outside, tuple((step, "once") for step in entry.steps), browser=browser.secret, subject=subject_of(entry, told),
+            asked.head, outside, tuple((step, "session") for step in entry.steps), browser=browser.secret, subject=subject_of(entry, told),
             upstream="", rule=outside.entry, script=False, now=asked.now,
         )  # fmt: skip
         if isinstance(opened, TooMany):

@@ -247,13 +247,15 @@ class Pages:
         primary: Way | None = None,
         secondary: Way | None = None,
         message: str = "",
+        detail: str = "",
         retry_after: int | None = None,
         status: int | None = None,
         suspended: Suspended | None = None,
         next_origins: Iterable[str] = (),
         framed: bool = False,
     ) -> Page:
-        """Every other page. message: a rule's or a step's public words. retry_after: seconds; also sent as a header.
+        """Every other page. message: a rule's or a step's public words. detail: what whoever wrote the page before this one must know.
+        retry_after: seconds; also sent as a header.
 
         status: where it differs from the kind's own (a rule's `deny.status`). Always offers a way on.
         """
@@ -271,7 +273,10 @@ class Pages:
             framed=framed,
             title=text.title,
             tone=text.tone,
-            paragraphs=[visible(paragraph.format_map(words), 1000) for paragraph in text.paragraphs],
+            paragraphs=[
+                *(visible(paragraph.format_map(words), 1000) for paragraph in text.paragraphs),
+                *filter(None, [visible(detail, 1000)]),
+            ],
             primary=way,
             primary_label=way.label or text.way,
             secondary=secondary,

@@ -6,7 +6,7 @@ ticket, and it is the ticket that consumes the transaction.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, assert_never
@@ -37,6 +37,7 @@ from gateway.web.page import Page
 from gateway.web.parameters import Given, read_parameters
 from gateway.web.problem import problem
 from gateway.web.transaction import STATE, ReadBody, TransactionPages
+from gateway.wire.media import navigation
 from gateway.wire.target import with_parameter
 
 NO_STATE = "invalid_request: the state parameter is missing. Send back the original state that you received."
@@ -47,8 +48,10 @@ class Resume:
         self, *, arrivals: Arrivals, transactions: Transactions, door: Door, gate: Gate, pages: TransactionPages, answers: WebAnswers,
         issuer: Issuer, keyring: Callable[[], Keyring], passes: PassCookies, trail: Trail, read_body: ReadBody, answer_limit: int,
         condition_limit: int, outside: OutsidePages, leads_away: Callable[[Transaction], bool],
-        endpoints: Callable[[str], Endpoints | None],
+        endpoints: Callable[[str], Endpoints | None], patience: Callable[[Sequence[str]], float],
     ) -> None:  # fmt: skip
+        """patience: seconds that a transaction with these steps waits at least."""
+        self._patience = patience
         self._arrivals = arrivals
         self._outside = outside
         self._leads_away = leads_away
@@ -90,9 +93,12 @@ class Resume:
             return self._answers.refusal(asked, "bad_request", detail=words, error="invalid_request")
         if not STATE.fullmatch(state):
             return self._pages.closed(asked, Closed("unknown", "not a state"))
+        if navigation(asked.head) == "subresource":
+            # Fetched by nobody who looks at it (HEAD, a prefetch, an image): what is used up once must not be used up by that.
+            return self._answers.refusal(asked, "bad_request", status=405, detail="Use GET or POST, as a page that is looked at.")
         visit = await self._door.enter(asked, transaction_id(state), own_page=True)
         if isinstance(visit, Closed):
-            return self._pages.closed(asked, visit)
+            return await self._pages.turned_away(asked, visit)
         transaction = visit.found.transaction
         if transaction.outside is not None and transaction.status is not Status.PENDING:
             return await self._outside.resume(asked, state, visit)
@@ -100,6 +106,7 @@ class Resume:
             return await self._pages.visited(asked, state, visit)
         if tokens and (wrong := self._wrong_token(tokens, transaction, state, asked.now)):
             self._trail.event("refused", request_id=asked.request_id, kind="bad_token", reason=wrong)
+            await self._pages.audit(asked, transaction, "", "refused", f"continue token: {wrong}")
             return self._answers.refusal(asked, "bad_token", href=self._answers.transaction_path(state), about=transaction)
         match transaction.status:
             case Status.READY:
@@ -178,16 +185,17 @@ class Resume:
                 self._log(asked, transaction, "step-up", judged.decision.rules, "rules run again ask for more")
                 if more is None:
                     return await self._refused(
-                        asked, visit, "The rules ask for another step, and one was added before", "rules keep asking"
+                        asked, state, visit, "The rules ask for another step, and one was added before", "rules keep asking"
                     )
                 try:
-                    await self._transactions.save(more, visit.found.version, asked.now)
+                    waits = max(self._transactions.spec.ttl, self._patience(more.remaining))
+                    await self._transactions.prolong(more, visit.found.version, stored, asked.now, waits=waits)
                 except Conflict:
                     return await self._again(asked, state)
                 return self._back_to_step(asked, state)
             case Deny() as deny:
                 self._log(asked, transaction, "deny", (deny.rule,), deny.private)
-                return await self._refused(asked, visit, deny.public, deny.private, status=deny.status)
+                return await self._refused(asked, state, visit, deny.public, deny.private, status=deny.status)
             case Need():
                 raise AssertionError("the gate answers every Need")
             case _:
@@ -196,13 +204,14 @@ class Resume:
     async def _still_asked(self, asked: Asked, state: str, visit: Visit, back: Transaction) -> web.Response:
         """Who came back from a page without having done what it is for: told so, never sent there again by itself."""
         if any(task.attempts >= self._transactions.spec.max_attempts for task in back.tasks if task.passed is None):
-            return await self._refused(asked, visit, "You came back too often without it being done", "came back too often")
+            return await self._refused(asked, state, visit, "You came back too often without it being done", "came back too often")
         try:
             await self._transactions.save(back, visit.found.version, asked.now)
         except Conflict:
             return await self._again(asked, state)
         await self._pages.audit(asked, back, back.current.step if back.current else "", "refused", "came back, and the rules still ask")
-        return self._answers.refusal(asked, "still_asked", href=self._answers.transaction_path(state), about=back)
+        way = self._answers.transaction_path(state)
+        return self._answers.refusal(asked, "still_asked", href=way, about=back, out=self._pages.out(state, back))
 
     async def _go_on(self, asked: Asked, state: str, visit: Visit) -> web.Response:
         transaction = visit.found.transaction
@@ -229,14 +238,15 @@ class Resume:
             return self._answers.onward(asked, transaction.target.decode("latin-1"), cookies)
         return self._answers.see_other(transaction.target.decode("latin-1"), cookies)
 
-    async def _refused(self, asked: Asked, visit: Visit, public: str, private: str, *, status: int | None = None) -> web.Response:
-        """The rules say no: the transaction is over."""
+    async def _refused(
+        self, asked: Asked, state: str, visit: Visit, public: str, private: str, *, status: int | None = None
+    ) -> web.Response:
+        """The rules say no: the transaction is over. Where another /continue was first, that one's word holds."""
         transaction = visit.found.transaction
         try:
             await self._transactions.save(move(transaction, Event.REFUSED, reason=public), visit.found.version, asked.now)
         except Conflict:
-            found = await self._transactions.load(transaction.id, asked.now)
-            return self._pages.ended(asked, found.transaction if found else transaction)
+            return await self._again(asked, state)
         await self._trail.audit(
             AuditEvent(
                 at=asked.now, event="transaction", request_id=asked.request_id, subject=transaction.subject.id,

@@ -40,6 +40,7 @@ Kind = Literal[
     "subject_changed",
     "throttled",
     "too_large",
+    "too_large_to_keep",
     "too_many_open",
     "unknown",
     "unknown_outcome",
@@ -299,13 +300,20 @@ TEXTS: Mapping[Kind, Text] = {
     ),
     "too_large": Text(
         413,
+        "This is too large",
+        ("More was sent than is taken here. It was not passed on.", "Go back and send less."),
+        "stop",
+        "Go back",
+    ),
+    "too_large_to_keep": Text(
+        413,
         "This is too large to hold for you",
         (
             "A confirmation is needed first, and what you sent is too large to be kept meanwhile. It was not sent.",
             "Confirm first, then send it again: you won't be asked a second time. A smaller file works too.",
         ),
         "stop",
-        "Go back to the application",
+        "Confirm now",
     ),
     "too_many_open": Text(
         429,

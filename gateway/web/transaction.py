@@ -32,7 +32,7 @@ from gateway.flow.visit import ENDED, Closed, Door, Visit
 from gateway.web.answer_form import Malformed, read_answer
 from gateway.web.answers import WebAnswers, origin_or_own, response, suspended, wants_page
 from gateway.web.page import Page
-from gateway.web.pages import TOKEN_FIELD, Trouble
+from gateway.web.pages import TOKEN_FIELD, Trouble, Way
 from gateway.web.preview import preview
 from gateway.web.problem import json_page
 from gateway.wire.cookies import OWN_COOKIES, names_ours, parse_cookies
@@ -75,11 +75,11 @@ class TransactionPages:
         """GET shows, POST answers. May raise StoreUnavailable and ClientGone."""
         if request.method not in ("GET", "HEAD", "POST"):
             return self._answers.refusal(asked, "bad_request", status=405, detail="Use GET or POST.")
-        visit: Visit | Closed = Closed("unknown", "not a state")
-        if STATE.fullmatch(state):
-            visit = await self._door.enter(asked, transaction_id(state), own_page=True)
+        if not STATE.fullmatch(state):
+            return self.closed(asked, Closed("unknown", "not a state"))
+        visit = await self._door.enter(asked, transaction_id(state), own_page=True)
         if isinstance(visit, Closed):
-            return self.closed(asked, visit)
+            return await self.turned_away(asked, visit)
         if request.method == "POST":
             return await self._post(request, asked, state, visit)
         return await self.visited(asked, state, visit)
@@ -87,6 +87,26 @@ class TransactionPages:
     async def visited(self, asked: Asked, state: str, visit: Visit) -> web.Response:
         """How a transaction stands, for whoever may look."""
         return await self._get(asked, state, visit, cookies=(visit.cookie,) if visit.cookie else ())
+
+    def out(self, state: str, transaction: Transaction) -> Way:
+        """How to leave a transaction whose step is at a page of others, where nobody finds a button of ours."""
+        if transaction.outside is not None:
+            return Way(way_back(transaction), "Cancel")
+        fields = (("action", "cancel"), (TOKEN_FIELD, self._transactions.form_token(transaction.id, transaction.binding)))
+        return Way(self._answers.transaction_path(state), "Cancel", "post", fields)
+
+    async def turned_away(self, asked: Asked, closed: Closed) -> web.Response:
+        """`closed`, for who came with a state that could be one: with a line in the audit trail, unless there were too many already."""
+        if closed.kind != "throttled":
+            about = closed.transaction
+            await self._trail.audit(
+                AuditEvent(
+                    at=asked.now, event="transaction", request_id=asked.request_id, subject=about.subject.id if about else "",
+                    outcome="refused", address=asked.head.client_ip,
+                    detail={**({"transaction": about.id} if about else {}), "reason": closed.private},
+                )
+            )  # fmt: skip
+        return self.closed(asked, closed)
 
     def closed(self, asked: Asked, closed: Closed) -> web.Response:
         """Why a transaction does not open, and what to do instead."""

@@ -444,3 +444,22 @@ async def test_what_was_done_stands_in_the_audit_trail(gateway: Running, issuer:
     assert ("begin", "begun", "begin:idp") in rows
     assert ("outside", "answered", "begin:idp") in rows
     assert ("begin", "refused", "begin:idp") in rows
+
+
+async def test_who_has_answered_for_good_is_not_asked_again_and_the_answer_says_when_it_was(tmp_path: Path, issuer: Issuer) -> None:
+    clock = Clock(time.time() - 60)  # the issuer's stands at the end of it
+    profile = {"kind": "form", "fields": [{"name": "phone", "label": "Phone", "required": True}], "claims": {"phone": "phone"}}
+    entry = {"idp": issuer.entry(steps=["profile"])}
+    async with running(tmp_path, clock=clock, steps={"profile": profile}, rules=[], identity=[], begin=entry) as gateway:
+        issuer.gateway_keys = gateway.base + "/.stepup/jwks.json"
+        first = gateway.browser()
+        page = (await first.get(issuer.start(now=clock()))).location
+        shown = await first.get(page)
+        passed = await first.post(page, {"phone": "555 0100", "stepup_token": shown.hidden("stepup_token")}, follow=True)
+        at = issuer.verified(form(passed)[1])["auth_time"]
+        await gateway.advance(60)
+        back = await gateway.browser().get(issuer.start(), follow=True)
+        claims = issuer.verified(form(back)[1])
+        assert (claims["results"], claims["auth_time"]) == ({"phone": "555 0100"}, at)
+        bob = await gateway.browser().get(issuer.start(sub="bob"), follow=True)
+        assert "Phone" in bob.text

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -549,6 +550,25 @@ async def test_a_body_that_is_too_large_to_keep_is_refused_with_the_bound(tmp_pa
         assert (await client.post("/send", b"x" * 1024)).status == 303
         assert (await client.post("/send", b"x" * 1025)).status == 413
         assert (await client.post("/send", b"x" * 1025, headers=SCRIPT)).status == 401, "of a script's body nothing is kept"
+
+
+@pytest.mark.parametrize("max_age", ["session", "once"])
+async def test_what_is_too_large_to_keep_can_be_sent_after_the_steps(tmp_path: Path, max_age: str) -> None:
+    """The page that refuses it leads to them: nothing else may ever ask this user for them."""
+    upload = {"name": "upload", "match": {"path": "/upload", "method": "POST"}, "require": "human", "max_age": max_age}
+    async with legacy(tmp_path, rules=[upload], transactions={"max_body": "1KiB"}) as place:
+        client = place.client()
+        large = b"x" * 100_000
+        refused = await client.post("/upload", large)
+        assert refused.status == 413
+        (way,) = re.findall(r'href="(/.stepup/t/su_[^"]+)"', refused.text)
+        shown = await client.get(way, headers={"Accept": "application/json"})
+        fields = {"altcha": payload(shown.json["step"]["data"]), "stepup_token": (await client.get(way)).hidden("stepup_token")}
+        done = await client.get((await client.post(way, fields)).location)
+        assert "repeat what you were doing" in done.text
+        assert place.app.posted == []
+        assert (await client.post("/upload", large)).status == 200
+        assert [len(body) for *_, body in place.app.posted] == [100_000]
 
 
 async def test_a_body_that_trickles_in_is_given_up(tmp_path: Path) -> None:

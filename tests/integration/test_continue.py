@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 import yaml
 
 from tests.support.altcha_client import payload
-from tests.support.gateway import Browser, Running, read, running
+from tests.support.gateway import SCRIPT, Browser, Reply, Running, read, running
 
 
 @pytest.fixture
@@ -76,6 +79,9 @@ async def test_a_missing_state_is_told_in_the_words_that_auth0_users_know(demo: 
     told = (await demo.browser().json("GET", "/continue")).json
     assert (told["error"], told["status"]) == ("invalid_request", 400)
     assert "state" in told["detail"]
+    page = await demo.browser().get("/continue")
+    assert page.status == 400
+    assert "invalid_request: the state parameter is missing. Send back the original state that you received." in page.text
 
 
 async def test_other_methods_are_refused(demo: Running) -> None:
@@ -142,3 +148,81 @@ async def test_a_script_that_continues_twice_at_once_is_told_once(demo: Running)
     replies = await asyncio.gather(*(browser.json("GET", passed.json["continue"]) for _ in range(10)))
     assert sorted(r.status for r in replies) == [204] + [410] * 9
     assert {r.json["error"]["code"] for r in replies if r.status == 410} == {"used"}
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {
+            "name": "limit",
+            "match": {"path": "/transfer", "method": "POST"},
+            "when": "double(request.form.amount) > 1000.0",
+            "deny": {"message": "Too much."},
+        },
+        {
+            "name": "big",
+            "match": {"path": "/transfer", "method": "POST"},
+            "when": "double(request.form.amount) > 1000.0",
+            "require": "human",
+        },
+    ],
+    ids=["deny", "require"],
+)
+async def test_what_a_script_sends_is_looked_into_when_it_sends_it_again(demo: Running, rule: dict[str, Any]) -> None:
+    """Its body is not stored: at /continue nobody can say what is in it, and nothing is resumed."""
+    await reload(demo, rule)
+    browser = demo.browser()
+    await demo.log_in(browser)
+    form = await browser.get("/transfer")
+
+    async def send(amount: str) -> Reply:
+        fields = {"to": "Looked-Unique", "amount": amount, "csrf": form.hidden("csrf")}
+        return await browser.request("POST", "/transfer", headers=SCRIPT, data=fields)
+
+    page = (await send("5")).json["step_up_url"].removeprefix(demo.base)
+    await browser.json("GET", page)
+    passed = await browser.json("POST", page, {"code": demo.code()})
+    assert (await browser.json("GET", passed.json["continue"])).status == 204
+    assert (await send("5000")).status == (403 if "deny" in rule else 401)
+    assert await demo.ledger(browser, "Looked-Unique") == 0
+    assert (await send("5")).location == "/account"
+    assert await demo.ledger(browser, "Looked-Unique") == 1
+
+
+async def test_who_comes_with_a_state_or_token_that_is_not_theirs_stands_in_the_audit_trail(demo: Running) -> None:
+    browser, other = demo.browser(), demo.browser()
+    way = await ready(demo, browser, "Audit-Unique")
+    unknown = "su_" + "x" * 43
+    assert (await browser.get(way + "&token=a.b.c")).status == 400
+    assert (await other.get(way)).status == 403
+    assert (await other.get(way.replace("/continue?state=", "/.stepup/t/"))).status == 403
+    assert (await other.get(f"/continue?state={unknown}")).status == 404
+    assert (await other.get("/continue?state=su_short")).status == 404  # nobody's, and as many as anybody likes
+    with closing(sqlite3.connect(demo.config.parent / "var/records.db")) as records:
+        lines = records.execute("SELECT subject, outcome, detail FROM audit WHERE event = 'transaction' ORDER BY id").fetchall()
+    assert [(subject, outcome) for subject, outcome, _ in lines] == [("alice", "refused"), *[("", "refused")] * 3]
+    reasons = [json.loads(detail)["reason"] for _, _, detail in lines]
+    assert reasons[0].startswith("continue token: ")
+    assert reasons[1:] == ["no cookie came along", "no cookie came along", "no such transaction"]
+    assert unknown not in str(lines)
+    assert (await browser.get(way, follow=True)).url.path == "/account"
+
+
+@pytest.mark.parametrize(
+    ("method", "headers"),
+    [("HEAD", {}), ("GET", {"Sec-Purpose": "prefetch;prerender"}), ("GET", {"Sec-Fetch-Dest": "image", "Sec-Fetch-Mode": "no-cors"})],
+    ids=["head", "prefetch", "image"],
+)
+async def test_what_nobody_looks_at_uses_nothing_up(demo: Running, method: str, headers: dict[str, str]) -> None:
+    await reload(demo, {"name": "once-a-session", "match": {"path": "/account"}, "require": "code"})
+    browser = demo.browser()
+    asked = await demo.log_in(browser)
+    way = (await demo.pass_code(browser, asked.url.path, follow=False)).location
+    assert (await browser.request(method, way, headers=headers)).status == 405
+    assert (await browser.get(way)).location == "/account"
+
+
+async def test_more_than_continue_takes_is_told_without_talk_of_a_confirmation(demo: Running) -> None:
+    refused = await demo.browser().post("/continue", b"x=" + b"y" * 70_000, headers={"Content-Type": "application/x-www-form-urlencoded"})
+    assert refused.status == 413
+    assert "More was sent than is taken here" in refused.text

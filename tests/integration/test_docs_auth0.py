@@ -153,7 +153,8 @@ def test_the_rule_and_the_rule_function_do_the_same(ran: Any, monkeypatch: pytes
 
     def answer(**changed: Any) -> Any:
         told = {"iss": "identity-page", "aud": "identity-rule", "sub": "alice", "jti": user["jti"], "exp": int(time.time()) + 60, **changed}
-        return ran(user, {"protocol": "redirect-callback", "request": {"body": {"token": jwt.encode(told, SECRET)}}})
+        body = {"token": jwt.encode(told, SECRET)}
+        return ran({**user, "app_metadata": {}}, {"protocol": "redirect-callback", "request": {"body": body}})
 
     assert answer()["error"] is None
     assert answer()["user"]["app_metadata"] == {"checked": True}
@@ -161,6 +162,9 @@ def test_the_rule_and_the_rule_function_do_the_same(ran: Any, monkeypatch: pytes
         assert answer(**changed)["error"] == "The identity check was not finished."
     done = ran({**user, "app_metadata": {"checked": True}}, {"protocol": "oidc-basic-profile", "request": {"body": {}}})
     assert done["context"].get("redirect") is None
+    # A captcha that another rule asked for leads to /continue as well, and no page has answered.
+    beside = ran({**user, "app_metadata": {"checked": True}}, {"protocol": "redirect-callback", "request": {"body": {}}})
+    assert beside["error"] is None
 
 
 async def test_the_rule_function_sends_to_its_page_and_takes_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from gateway.tokens.keys import generate_private_pem
+from tests.support.altcha_client import payload
 from tests.support.external import KYC, RULE, SECRET, Page, Sent, sent
 from tests.support.gateway import Clock, Reply, read
 from tests.support.legacy import CODE, HUMAN, Client, Place, legacy
@@ -241,6 +242,44 @@ async def test_the_request_waits_as_long_as_the_page_may_take(place: Place, cloc
     client, there, _ = await at_page(place)
     await place.gateway.advance(850)  # transactions.ttl is ten minutes
     assert (await client.post("/continue", back(there, page.answer(there)))).location == "/vault"
+
+
+async def test_every_page_may_take_its_time(tmp_path: Path, clock: Clock, page: Page) -> None:
+    """One after the other, and after a step of ours: what the first ones took is not the last one's fault."""
+    other = {**KYC, "audience": "terms", "url": "http://terms.example.com/", "secret": "t" * 40}
+    async with at(tmp_path, clock, {**RULE, "require": ["human", "kyc", "terms"]}, steps={"terms": other}) as place:
+        client = await someone(place)
+        way = await asks(client, "/vault/open", {"a": "1"})
+        assert (await client.get(way, headers=JSON)).json["expires_in"] == 600 + 900 + 900
+        await place.gateway.advance(590)
+        shown = (await client.get(way, headers=JSON)).json
+        await client.post(way, json={"altcha": payload(shown["step"]["data"])}, headers=JSON)
+        for answers in (page, Page("t" * 40, "terms", clock)):
+            there = sent(await client.get(way))
+            await place.gateway.advance(850)
+            done = await client.post("/continue", back(there, answers.answer(there)))
+            assert done.status == 303, done.text
+        assert (await client.get(done.location)).text == "done for alice"
+
+
+async def test_a_page_that_is_asked_for_at_the_end_may_take_its_time_too(tmp_path: Path, clock: Clock, page: Page) -> None:
+    async with at(tmp_path, clock, {**RULE, "require": "human"}) as place:
+        client = await someone(place)
+        way = await asks(client, "/vault/open", {"a": "1"})
+        shown = (await client.get(way, headers=JSON)).json
+        passed = await client.post(way, json={"altcha": payload(shown["step"]["data"])}, headers=JSON)
+        raw = yaml.safe_load(place.gateway.config.read_text())
+        raw["rules"].append({**RULE, "name": "more"})
+        place.gateway.config.write_text(yaml.safe_dump(raw))
+        await place.gateway.app.reload(read(place.gateway.config))
+        await place.gateway.advance(590)
+        assert (await client.get(passed.json["continue"])).location == way
+        there = sent(await client.get(way))
+        await place.gateway.advance(850)
+        done = await client.post("/continue", back(there, page.answer(there)))
+        assert "stepup_resume=" in done.location, done.text
+        assert (await client.get(done.location)).text == "done for alice"
+        assert [p for p in place.app.posted if p[1] == "/vault/open"] == [("POST", "/vault/open", "alice", "a=1")]
 
 
 async def test_as_json_the_step_says_where_it_is(place: Place, page: Page) -> None:
@@ -781,3 +820,44 @@ async def test_for_a_post_it_begins_anew_at_the_page_it_came_from(tmp_path: Path
         asked = await client.post("/vault/open", {"a": "1"}, headers={"Referer": place.gateway.base + "/vault/form?x=1"})
         there = sent(await client.get(asked.location))
         assert there.claims()["authorize_again"] == place.gateway.base + "/vault/form?x=1"
+
+
+async def test_a_cancel_that_another_tab_overtakes_cancels_all_the_same(tmp_path: Path, clock: Clock) -> None:
+    """The gateway has seen how the transaction stands, and waits for the rest of the form."""
+    async with at(tmp_path, clock, {**RULE, "require": ["human", "code"]}) as place:
+        client = await someone(place)
+        way = await asks(client)
+        token = (await client.get(way)).hidden("stepup_token")
+        more = asyncio.Event()
+
+        async def slowly() -> AsyncIterator[bytes]:
+            yield b"action=cancel&"
+            await more.wait()
+            yield b"stepup_token=" + token.encode()
+
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        cancelled = asyncio.ensure_future(client.post(way, slowly(), headers=form))
+        for _ in range(5):
+            shown = (await client.get(way, headers=JSON)).json
+        await client.post(way, json={"altcha": payload(shown["step"]["data"])}, headers=JSON)
+        more.set()
+        assert (await cancelled).status == 303
+        assert (await client.get(way)).status == 410
+
+
+@pytest.mark.parametrize(("changes", "status"), [({}, 400), ({"answer": "none"}, 409)])
+async def test_who_comes_back_without_having_done_it_can_cancel(
+    tmp_path: Path, clock: Clock, changes: dict[str, Any], status: int
+) -> None:  # fmt: skip
+    """The step's own page leads straight to the page of others: there is no other place where one could."""
+    async with at(tmp_path, clock, **changes) as place:
+        client = await someone(place)
+        way = (await client.post("/vault/open", {"a": "1"}, headers={"Referer": place.gateway.base + "/vault/form"})).location
+        there = sent(await client.get(way))
+        told = await client.get(f"/continue?state={there.state}")
+        assert told.status == status
+        assert f'<form method="post" action="{way}"' in told.text
+        fields = {"action": told.hidden("action"), "stepup_token": told.hidden("stepup_token")}
+        assert (await client.post(way, fields)).location == "/vault/form"
+        assert (await client.get(way)).status == 410
+        assert [p[1] for p in place.app.posted] == ["/login"]

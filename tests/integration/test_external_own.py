@@ -139,3 +139,24 @@ async def test_a_forms_answer_may_lead_to_the_rules_page(place: Place) -> None:
     await transactions.save(replace(found.transaction, tasks=(confirm, *found.transaction.tasks)), found.version, 1_800_000_000.0)
     policy = (await client.get(f"/.stepup/t/{state}")).headers["Content-Security-Policy"]
     assert "form-action 'self' http://kyc.example.com https://mfa.example.com" in policy
+
+
+async def test_what_the_suspended_request_holds_is_no_answer_of_the_page(tmp_path: Path) -> None:
+    """A client that gives the state by JSON has brought nothing back, whatever it sent at first."""
+    (tmp_path / "f.py").write_text(
+        "from gateway.functions import Unauthorized\n"
+        "def agree(user, context):\n"
+        "    if context.protocol == 'redirect-callback' and context.request.body.get('confirm') != 'yes':\n"
+        "        raise Unauthorized('You have to agree.')\n"
+        "    context.redirect = {'url': 'https://mfa.example.com/'}\n"
+    )
+    rule = {"name": "agree", "match": {"path": "/vault/**"}, "python": "f.py:agree"}
+    async with legacy(tmp_path, rules=[rule]) as place:
+        client = place.client()
+        await client.log_in()
+        way = (await client.post("/vault/open", {"confirm": "yes"})).location
+        there = dict(parse_qsl(urlsplit((await client.get(way)).location).query))["state"]
+        passed = await client.post(way, json={"state": there}, headers={"Accept": "application/json"})
+        refused = await client.get(passed.json["continue"])
+        assert refused.status == 403
+        assert "You have to agree." in refused.text

@@ -29,6 +29,8 @@ FORM = b"Content-Type: application/x-www-form-urlencoded\r\n"
 
 FILE = """
 import asyncio
+import itertools
+import threading
 
 from gateway.functions import Context, Unauthorized, User
 
@@ -84,6 +86,29 @@ def watch(user, context):
     user.app_metadata["shadow"] = True
 
 
+def large(user, context):
+    SEEN.append((context.protocol, context.request.query["id"], (context.request.body or {}).get("amount")))
+    if context.request.method == "POST" and float(context.request.body["amount"]) > 1000:
+        raise Unauthorized("Too much.")
+    context.redirect = "human"
+
+
+GATES = [threading.Event(), threading.Event()]
+ENTERED = [threading.Event(), threading.Event()]
+TURNS = itertools.count()
+
+
+def twice(user, context):
+    if context.protocol != "redirect-callback":
+        context.redirect = "human"
+        return
+    turn = next(TURNS)
+    ENTERED[turn].set()
+    GATES[turn].wait(10)
+    if turn:
+        raise Unauthorized("This answer was used before.")
+
+
 def count(user, context):
     user.app_metadata["runs"] = user.app_metadata.get("runs", 0) + 1
     context.claims["runs"] = user.app_metadata["runs"]
@@ -111,6 +136,9 @@ RULES = [
     rule("/nonsense", "nonsense"),
     rule("/watch", "watch", mode="shadow"),
     rule("/count", "count"),
+    rule("/twice", "twice"),
+    rule("/large", "large"),
+    rule("/large-once", "large", max_age="once"),
 ]
 CAPTCHA = {"kind": "captcha", "cost": 1, "max_number": 5}
 CONFIG: dict[str, Any] = {
@@ -238,6 +266,33 @@ async def test_a_post_is_sent_once_and_the_function_runs_once_for_continue_and_t
     assert place.token()["acr"] == "human"
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_without_a_page_of_others_it_reads_its_own_request_at_continue(place: Place, method: str) -> None:
+    body = b"amount=5" if method == "POST" else None
+    asked = await place.ask(f"{method} /large?id=7", body=body)
+    ready, binding = await place.front.solve(asked, ALICE)
+    back = await place.ask(f"GET {ready['continue']}", binding + ALICE)
+    held = cookie_line([*cookies(asked), *cookies(back)])
+    assert (await place.ask(f"GET {located(back)}", held + ALICE)).status == 200
+    amount = "5" if method == "POST" else None
+    assert place.seen[:2] == [("http", "7", amount), ("redirect-callback", "7", amount)]
+    assert place.sent() == [f"{method} /large?id=7"]
+
+
+@pytest.mark.parametrize("path", ["/large?id=7", "/large-once?id=7"])
+async def test_a_script_is_judged_by_the_body_that_it_sends_in_the_end(place: Place, path: str) -> None:
+    """Its /continue has no body to look at, and resumes nothing."""
+    asked = await place.ask(f"POST {path}", kind=FETCH, body=b"amount=5")
+    ready, binding = await place.front.solve(asked, ALICE)
+    done = await place.ask(f"GET {ready['continue']}", binding + ALICE, kind=FETCH)
+    assert done.status == 204
+    held = cookie_line([*cookies(asked), *cookies(done)]) + ALICE
+    assert (await place.ask(f"POST {path}", held, kind=FETCH, body=b"amount=5000")).status == 403
+    assert (await place.ask(f"POST {path}", held, kind=FETCH, body=b"amount=5")).status == 200
+    assert [each[0] for each in place.seen] == ["http"] * 3
+    assert place.sent() == [f"POST {path}"]
+
+
 async def test_a_ticket_that_is_used_later_runs_it_anew(place: Place) -> None:
     asked = await place.ask("POST /step", body=b"a=1")
     ready, binding = await place.front.solve(asked, ALICE)
@@ -268,6 +323,29 @@ async def test_a_redirect_happens_once_per_flow(place: Place) -> None:
     assert (protocol, jti) == ("redirect-callback", place.seen[0][1])
     assert (request["query"], request["body"], request["path"]) == ({"state": "S"}, {"confirm": "yes"}, "/page")
     assert len(place.seen) == 2
+
+
+async def test_of_two_continues_at_once_the_first_run_holds_for_both(tmp_path: Path) -> None:
+    """A function that takes an answer once refuses it the second time."""
+    clock = Clock(time.time())
+    (tmp_path / "f.py").write_text(FILE)
+    config = {**CONFIG, "functions": {}}
+    async with raw_upstream(answering(OK)) as upstream, fronting(tmp_path, upstream.url, clock=clock, **config) as front:
+        place = Place(front, upstream, clock, tmp_path)
+        asked = await place.ask("POST /twice", body=b"a=1")
+        ready, binding = await place.front.solve(asked, ALICE)
+        gates, entered = place.of_file("GATES"), place.of_file("ENTERED")
+        both = []
+        for run in range(2):
+            both.append(asyncio.ensure_future(place.ask(f"GET {ready['continue']}", binding + ALICE)))
+            await asyncio.to_thread(entered[run].wait, 10)
+        gates[0].set()
+        ticket = located(await both[0])
+        gates[1].set()
+        assert located(await both[1]).startswith("/.stepup/t/su_")  # which leads on to /continue
+        assert located(await place.ask(f"GET {ready['continue']}", binding + ALICE)) == ticket
+        assert (await place.ask(f"GET {ticket}", binding + ALICE)).status == 200
+        assert place.sent() == ["POST /twice"]
 
 
 async def test_a_refusal_at_continue_ends_the_transaction(place: Place) -> None:
@@ -526,7 +604,7 @@ async def test_whoever_logs_in_on_the_way_is_asked_what_they_would_have_been_ask
         seen = next(iter(demo.app.live.ruleset.functions.values())).__globals__["SEEN"]
         assert seen == [("http", "", "Late-Unique"), ("http", "alice", "Late-Unique")]
         done = await demo.pass_captcha(browser, asked.location)
-        assert seen[2:] == [("redirect-callback", "alice", None)]
+        assert seen[2:] == [("redirect-callback", "alice", "Late-Unique")]
         assert done.url.path in {"/transfer", "/account"}
 
 

@@ -61,13 +61,13 @@ def test_what_ran_at_continue_holds_for_a_while_and_for_the_same_person() -> Non
 @pytest.mark.parametrize(
     ("tasks", "query", "body"),
     [
-        ((), {}, {}),
+        ((), None, None),
         ((page(query={"state": "S"}, body={"a": "1"}),), {"state": "S"}, {"a": "1"}),
         ((page(query={"a": "1", "b": "1"}), page(query={"b": "2"}, body={"c": "3"})), {"a": "1", "b": "2"}, {"c": "3"}),
         ((page(body={"a": "1", "b": "1"}), page(body={"b": "2"})), {}, {"a": "1", "b": "2"}),
         ((page(body=["a"]),), {}, ["a"]),
         ((page(body=None),), {}, {}),
-        ((replace(page(body={"a": "1"}), passed=None),), {}, {}),
+        ((replace(page(body={"a": "1"}), passed=None),), None, None),
     ],
 )
 def test_the_run_at_continue_gets_what_pages_brought_back(tasks: tuple[Task, ...], query: Any, body: Any) -> None:

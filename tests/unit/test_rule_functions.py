@@ -271,6 +271,32 @@ class TestFailure:
 
         assert "it returned a value of type" in error((await called.run(function)).ran["r0"])
 
+    @pytest.mark.parametrize("on_error", ["deny", "allow"])
+    async def test_what_cannot_be_copied_is_an_error_of_the_one_that_left_it(self, called: Called, on_error: str) -> None:
+        ran: list[str] = []
+
+        def leaves(user: User, context: Context) -> None:
+            context.request.lock = threading.Lock()
+
+        def looks(user: User, context: Context) -> None:
+            ran.append(",".join(sorted(context.request.keys() & {"lock", "path"})))
+
+        found = await called.run(leaves, looks, rules=[{"on_error": on_error}])
+        assert "cannot be copied (TypeError" in error(found.ran["r0"])
+        assert ran == ([] if on_error == "deny" else ["path"])
+
+    async def test_an_object_that_raises_wherever_it_is_touched_is_one_too(self, called: Called) -> None:
+        class Raises:
+            def __eq__(self, other: object) -> bool:
+                raise RuntimeError("not comparable")
+
+            __hash__ = None  # type: ignore[assignment]
+
+        def leaves(user: User, context: Context) -> None:
+            user["app_metadata"] = Raises()
+
+        assert "RuntimeError: not comparable" in error((await called.run(leaves)).ran["r0"])
+
     @pytest.mark.parametrize("jti", [None, 5, "", "x" * 201, "a\nb", "ü"])
     async def test_a_jti_is_text(self, called: Called, jti: Any) -> None:
         def function(user: User, context: Context) -> None:
