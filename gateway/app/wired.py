@@ -199,7 +199,7 @@ class Wired:
             introspect=introspect,
             static=self.static, gate=self.gate, sessions=self.sessions, keyring=lambda: self.keyring, cors=lambda: self.live.cors,
             form_token=lambda sid: self.vault.mac("form", b"pass/" + sid.encode())[:16].hex(), read_body=reader,
-            limit=spec.limits.answer_body, outside=outside, entropy=self.entropy,
+            limit=spec.limits.answer_body, outside=outside, entropy=self.entropy, trail=self.trail,
         )  # fmt: skip
         paths = Paths(spec.prefix, spec.continue_path)
         anew = Anew(

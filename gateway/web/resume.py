@@ -69,7 +69,7 @@ class Resume:
     async def handle(self, request: web.BaseRequest, asked: Asked) -> web.Response:
         """GET or POST with `state`, and optionally the continue token. May raise StoreUnavailable and ClientGone."""
         if request.method not in ("GET", "HEAD", "POST"):
-            return self._answers.refusal(asked, "bad_request", status=405, detail="Use GET or POST.")
+            return self._pages.wrong_method(asked)
         given = await self._parameters(request, asked)
         if isinstance(given, web.Response):
             return given
@@ -87,6 +87,7 @@ class Resume:
         state = states[0]
         if not state.startswith(STATE_PREFIX):
             words = "invalid_request: this state is not one of ours. Send back the original state that you received."
+            self._trail.event("refused", request_id=asked.request_id, kind="bad_request", reason="a state that is none of ours")
             return self._answers.refusal(asked, "bad_request", detail=words, error="invalid_request")
         if not STATE.fullmatch(state):
             return self._pages.closed(asked, Closed("unknown", "not a state"))
@@ -152,7 +153,7 @@ class Resume:
             return await self._pages.visited(asked, state, visit)
         stored = await self._transactions.request(transaction.id, asked.now)
         if stored is None:
-            return self._answers.refusal(asked, "expired", href=transaction.page, about=transaction)
+            return self._pages.gone(asked, transaction, "its request is not stored any more")
         call = protocol_of(stored_head(stored, asked.head), self._endpoints(transaction.upstream), None)
         judged = await rerun(
             self._gate, transaction, stored, visit.identified, asked.head, asked.now, limit=self._condition_limit, call=call

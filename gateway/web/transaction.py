@@ -41,12 +41,19 @@ from gateway.wire.media import navigation, prefers_json
 
 STATE = re.compile(r"su_[A-Za-z0-9_-]{43}")
 
+NO_STEP = "a reload took its step away"
+
 ReadBody = Callable[[web.BaseRequest, int], Awaitable[bytes]]
 
 
 def app_cookies(head: RequestHead, identified: Identified) -> tuple[tuple[str, str], ...]:
     """The browser's cookies for the upstream: ours, and those that nothing vouches for, removed."""
     return tuple((n, v) for n, v in parse_cookies(head) if n not in OWN_COOKIES and n not in identified.strip)
+
+
+def _standing(transaction: Transaction) -> str:
+    """How it ended, for the log."""
+    return f"{transaction.status.value} ({transaction.reason})" if transaction.reason else transaction.status.value
 
 
 def own_origins(transaction: Transaction) -> tuple[str, ...]:
@@ -74,7 +81,7 @@ class TransactionPages:
     async def handle(self, request: web.BaseRequest, asked: Asked, state: str) -> web.Response:
         """GET shows, POST answers. May raise StoreUnavailable and ClientGone."""
         if request.method not in ("GET", "HEAD", "POST"):
-            return self._answers.refusal(asked, "bad_request", status=405, detail="Use GET or POST.")
+            return self.wrong_method(asked)
         visit: Visit | Closed = Closed("unknown", "not a state")
         if STATE.fullmatch(state):
             visit = await self._door.enter(asked, transaction_id(state), own_page=True)
@@ -90,9 +97,22 @@ class TransactionPages:
 
     def closed(self, asked: Asked, closed: Closed) -> web.Response:
         """Why a transaction does not open, and what to do instead."""
-        self._trail.event("refused", request_id=asked.request_id, kind=closed.kind, reason=closed.private)
+        self._note(asked, closed.kind, closed.private)
         way = way_back(closed.transaction) if closed.transaction else "/"
         return self._answers.refusal(asked, closed.kind, retry_after=closed.retry_after, href=way, about=closed.transaction)
+
+    def wrong_method(self, asked: Asked) -> web.Response:
+        self._note(asked, "bad_request", f"method {asked.head.method}")
+        return self._answers.not_allowed(asked, "GET", "HEAD", "POST", detail="Use GET or POST.")
+
+    def _note(self, asked: Asked, kind: str, reason: str) -> None:
+        """The private half of a refusal: a line in the log, and a count."""
+        self._trail.event("refused", request_id=asked.request_id, kind=kind, reason=reason)
+
+    def gone(self, asked: Asked, transaction: Transaction, reason: str) -> web.Response:
+        """An open transaction that cannot go on, and the way to begin anew."""
+        self._note(asked, "expired", reason)
+        return self._answers.refusal(asked, "expired", href=transaction.page, about=transaction)
 
     def ended(self, asked: Asked, transaction: Transaction, *, status: int | None = None, cookies: Sequence[bytes] = ()) -> web.Response:
         """The page of a transaction that is over: what happened, and the way on."""
@@ -122,6 +142,8 @@ class TransactionPages:
             way = transaction.page
         if transaction.status in (Status.SENDING, Status.UNKNOWN):
             status = 410 if transaction.status is Status.UNKNOWN else 409
+        if status is None or status >= 400:
+            self._note(asked, kind, f"its transaction is {_standing(transaction)}")
         if not wants_page(asked.head):
             return self._json(self._document(asked, transaction, None), status or 410, cookies)
         return self._answers.refusal(asked, kind, status=status, href=way, label=label, message=message, about=transaction, cookies=cookies)
@@ -139,6 +161,8 @@ class TransactionPages:
             status = 410 if status is None else status
             kind = transaction.reason if transaction.reason in ("cancelled", "declined", "authorize_again") else kind
             message = transaction.reason[:1].upper() + transaction.reason[1:] + "." if kind != transaction.reason else ""
+        if status is None or status >= 400:
+            self._note(asked, kind, f"its transaction is {_standing(transaction)}")
         if not wants_page(asked.head):
             return self._json(self._document(asked, transaction, None), status or 410, cookies)
         label = "Go back to " + origin_or_own(asked.head, outside.url).partition("://")[2]
@@ -168,7 +192,7 @@ class TransactionPages:
                 return self._answers.see_other(self._answers.continue_path(state), cookies)
             return self._json(self._document(asked, transaction, state, evidence=visit.client), 200, cookies)
         if not self._progress.knows(transaction):
-            return self._answers.refusal(asked, "expired", href=transaction.page, about=transaction)
+            return self.gone(asked, transaction, NO_STEP)
         found, skipped = await self._progress.skip(visit.found, asked.now)
         for step in skipped:
             await self.audit(asked, found.transaction, step, "remembered", "answered before")
@@ -180,6 +204,7 @@ class TransactionPages:
     async def _to_login(self, asked: Asked, state: str, transaction: Transaction) -> web.Response:
         login = self._login_url(transaction.upstream)
         if login is None:
+            self._note(asked, "no_subject", "a subject is needed, and no login form is configured")
             return self._answers.refusal(asked, "no_subject", about=transaction)
         await self._transactions.remember("waiting", transaction.binding, state, expires=transaction.expires, now=asked.now)
         if wants_page(asked.head):
@@ -272,17 +297,18 @@ class TransactionPages:
         try:
             body = await self._read_body(request, self._answer_limit)
         except BodyTooLarge as error:
-            self._trail.event("refused", request_id=asked.request_id, kind="too_large", reason=str(error))
+            self._note(asked, "too_large", str(error))
             return self._answers.refusal(asked, "too_large", href=self._answers.transaction_path(state), limit=self._answer_limit)
         answer = read_answer(asked.head.get("content-type") or "", body)
         if isinstance(answer, Malformed):
+            self._note(asked, "bad_request", answer.private)
             return self._answers.refusal(
                 asked, "bad_request", status=answer.status, detail=answer.public, href=self._answers.transaction_path(state)
             )  # fmt: skip
         fields = dict(answer.fields)
         forged = self._forged(asked.head, fields.pop(TOKEN_FIELD, ""), transaction, scripted=answer.json)
         if forged:
-            self._trail.event("refused", request_id=asked.request_id, kind="forged", reason=forged)
+            self._note(asked, "forged", forged)
             return self._answers.refusal(
                 asked, "bad_request", status=403, href=self._answers.transaction_path(state), detail="The form did not come from this page."
             )
@@ -296,7 +322,7 @@ class TransactionPages:
         if transaction.status is Status.READY:
             return self._onward(asked, state, Moved(transaction), evidence=visit.client)
         if not self._progress.knows(transaction):
-            return self._answers.refusal(asked, "expired", href=transaction.page, about=transaction)
+            return self.gone(asked, transaction, NO_STEP)
         current = transaction.current
         if current is not None and current.step == CONFIRM:
             if action == "send":
