@@ -107,7 +107,7 @@ class Wired:
         spec = loaded.spec
         self._trusted: Networks = parse_networks(spec.trusted_proxies)
         self.trail = Telemetry(self.metrics, self.records)
-        self.feed = RevocationFeed(self.state, self.clock)
+        self.feed = RevocationFeed(self.state, self.clock, self._forget)
         self.static = Static(spec.prefix, STEP_FOLDERS)
         self._mailbox_url: str | None = None
         self._mailer: Mailer | None = None

@@ -132,7 +132,7 @@ class Site:
         if not wants_page(asked.head):
             body: dict[str, Any] = {"subject": held.subject.id if held else "", "steps": [], "expires_in": int(ends - asked.now)}
             if held is not None:
-                body["steps"] = [{"step": p.step, "age": int(asked.now - p.at), "amr": list(p.amr)} for p in held.proofs.values()]
+                body["steps"] = [{"step": p.step, "age": max(0, int(asked.now - p.at)), "amr": list(p.amr)} for p in held.proofs.values()]
             return response(json_page(200, body))
         proofs = [Proved(p.step, f"{wait_text(max(1, int(asked.now - p.at)))} ago") for p in (held.proofs.values() if held else ())]
         page = self._answers.pages.proved(
