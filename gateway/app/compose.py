@@ -279,8 +279,11 @@ class GatewayApp(Wired):
         if self._part.settled is not None:
             self._part.settled(self.metrics)
 
-    def _bad_request(self, status: int, reason: str) -> None:
-        self.trail.event("refused", kind="head_timeout" if status == 408 else f"malformed {status}", reason=reason[:200])
+    def _bad_request(self, status: int, reason: str) -> str:
+        """Note a request that had no readable head; the number that its answer carries."""
+        number = self.entropy.token()[:12]
+        self.trail.event("refused", request_id=number, kind="head_timeout" if status == 408 else f"malformed {status}", reason=reason[:200])
+        return number
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from gateway.wire.target import parse_target
 from tests.support.altcha_client import payload
 from tests.support.gateway import SCRIPT, Reply
 from tests.support.legacy import Client, Place, legacy
+from tests.support.raw import RawMessage, raw_client
 
 FORM = "application/x-www-form-urlencoded"
 RULES: list[dict[str, Any]] = [
@@ -34,6 +36,7 @@ BEGIN: dict[str, Any] = {
     }
 }
 ASKING: dict[str, Any] = {"clients": {"api": {"secret": "another-secret-another-secret-00", "audience": "bank"}}}
+NUMBERS = (r'"request_id": "([^"]+)"', r'class="id">([^<]+)<', r"Request number ([\w-]{12})\.$")
 LARGE = b"x" * (64 * 1024 + 1)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -44,10 +47,11 @@ class Told:
     place: Place
     lines: list[Any]
 
-    def of(self, reply: Reply) -> list[Any]:
+    def of(self, reply: Reply | RawMessage) -> list[Any]:
         """The lines of the log under the number that an answer carries."""
-        number = re.search(r'"request_id": "([^"]+)"', reply.text) or re.search(r'class="id">([^<]+)<', reply.text)
-        assert number, reply.text[:200]
+        text = reply.body.decode()
+        number = next(filter(None, (re.search(form, text) for form in NUMBERS)), None)
+        assert number, text[:200]
         return [line for line in self.lines if line.get("request_id") == number[1] and line["event"] == "refused"]
 
 
@@ -141,3 +145,41 @@ async def test_a_fault_of_ours_is_counted_too(told: Told) -> None:
     head = RequestHead("GET", parse_target(b"/"), (), "http", "127.0.0.1", told.place.gateway.base, "127.0.0.1", "127.0.0.1")
     await told.place.gateway.app.lane.guarded(Asked(head, "its-number", 0.0), broken())
     assert [line["kind"] for line in told.lines if line.get("request_id") == "its-number" and line["event"] == "refused"] == ["internal"]
+
+
+@pytest.mark.parametrize("lane", ["auto", "slow"])
+@pytest.mark.parametrize(
+    ("sent", "status", "kind"),
+    [
+        (b"GET / HTTP/1.1\r\nHost : x\r\n\r\n", 400, "malformed 400"),
+        (b"FETCH / HTTP/1.1\r\nHost: x\r\n\r\n", 400, "malformed 400"),
+        (b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", 405, "malformed 405"),
+        (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, "malformed 414"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 17_000 + b"\r\n\r\n", 431, "malformed 431"),
+        (b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", 505, "malformed 505"),
+        (b"GET / HTTP/1.1\r\n", 408, "head_timeout"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 421, "wrong_host"),
+    ],
+)
+async def test_a_head_that_is_refused_is_told_under_its_number(tmp_path: Path, lane: str, sent: bytes, status: int, kind: str) -> None:
+    with capture_logs() as lines:
+        async with (
+            legacy(tmp_path, rules=RULES, lane=lane, limits={"head_timeout": "200ms"}) as place,
+            raw_client(int(place.gateway.base.rpartition(":")[2])) as client,
+        ):
+            await client.send(sent)
+            answer = await client.response()
+    assert answer.head.status == status
+    assert [(line["kind"], bool(line["reason"])) for line in Told(place, lines).of(answer)] == [(kind, True)]
+
+
+async def test_what_is_too_large_for_the_application_is_not_said_to_wait_for_a_confirmation(tmp_path: Path) -> None:
+    async with legacy(tmp_path, rules=RULES, limits={"max_upload": 10}, transactions={"max_body": 5}) as place:
+        client = place.client()
+        passed_on, kept = await client.post("/open", b"x" * 11), await client.post("/send", b"x" * 6)
+        assert (passed_on.status, kept.status) == (413, 413)
+        assert "onfirm" not in passed_on.text
+        assert "Confirm first" in kept.text
+        script = await client.post("/open", b"x" * 11, headers=SCRIPT)
+        assert (script.status, script.json["error"], script.json["limit"]) == (413, "too_large", 10)
+        assert "onfirm" not in script.json["detail"]
