@@ -97,7 +97,7 @@ class Arrivals:
     async def _arrived(self, asked: Asked, where: Whereabouts, arrival: Arrival, visit: Visit, ready: Ready) -> web.Response:
         transaction = visit.found.transaction
         if not transaction.open:
-            return self._pages.ended(asked, transaction, status=410 if transaction.reason == "authorize_again" else None)
+            return self._pages.ended(asked, transaction, state=where.state, status=410 if transaction.reason == "authorize_again" else None)
         if visit.needs_login:
             return self._answers.see_other(self._answers.transaction_path(where.state))
         if not _awaited(transaction, where, arrival):
@@ -147,7 +147,7 @@ class Arrivals:
         await self._refused(asked, where, "a state that was used")
         way = self._answers.transaction_path(where.state)
         if not transaction.open:
-            return self._pages.ended(asked, transaction, status=410)
+            return self._pages.ended(asked, transaction, state=where.state, status=410)
         return self._answers.refusal(asked, "answer_used", href=way, about=transaction)
 
     # -- without it ---------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ from gateway.web.page import Page
 from gateway.web.parameters import Given, read_parameters
 from gateway.web.problem import problem
 from gateway.web.transaction import STATE, ReadBody, TransactionPages
+from gateway.wire.media import navigation
 from gateway.wire.target import with_parameter
 
 NO_STATE = "invalid_request: the state parameter is missing. Send back the original state that you received."
@@ -68,8 +69,9 @@ class Resume:
 
     async def handle(self, request: web.BaseRequest, asked: Asked) -> web.Response:
         """GET or POST with `state`, and optionally the continue token. May raise StoreUnavailable and ClientGone."""
-        if request.method not in ("GET", "HEAD", "POST"):
-            return self._pages.wrong_method(asked)
+        if request.method not in ("GET", "POST") or navigation(asked.head) == "subresource":
+            # HEAD, a prefetch, an image: nobody looks at the answer, and what it would use up is used up once.
+            return self._pages.wrong_method(asked, "GET", "POST")
         given = await self._parameters(request, asked)
         if isinstance(given, web.Response):
             return given
@@ -108,7 +110,7 @@ class Resume:
             case Status.PENDING:
                 return self._back_to_step(asked, state)
             case _:
-                return self._pages.ended(asked, transaction, status=410 if transaction.reason == "authorize_again" else None)
+                return self._pages.ended(asked, transaction, state=state, status=410 if transaction.reason == "authorize_again" else None)
 
     async def _parameters(self, request: web.BaseRequest, asked: Asked) -> Given | web.Response:
         """What came in the query and in a form."""
@@ -252,7 +254,7 @@ class Resume:
         found: Found | None = await self._transactions.load(transaction_id(state), asked.now)
         if found is None or found.transaction.open:
             return self._back_to_step(asked, state)
-        return self._pages.ended(asked, found.transaction)
+        return self._pages.ended(asked, found.transaction, state=state)
 
     def _log(self, asked: Asked, transaction: Transaction, decision: str, rules: tuple[str, ...], reason: str) -> None:
         path: Any = transaction.target.partition(b"?")[0].decode("latin-1")

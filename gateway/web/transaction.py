@@ -81,7 +81,7 @@ class TransactionPages:
     async def handle(self, request: web.BaseRequest, asked: Asked, state: str) -> web.Response:
         """GET shows, POST answers. May raise StoreUnavailable and ClientGone."""
         if request.method not in ("GET", "HEAD", "POST"):
-            return self.wrong_method(asked)
+            return self.wrong_method(asked, "GET", "HEAD", "POST")
         visit: Visit | Closed = Closed("unknown", "not a state")
         if STATE.fullmatch(state):
             visit = await self._door.enter(asked, transaction_id(state), own_page=True)
@@ -101,9 +101,9 @@ class TransactionPages:
         way = way_back(closed.transaction) if closed.transaction else "/"
         return self._answers.refusal(asked, closed.kind, retry_after=closed.retry_after, href=way, about=closed.transaction)
 
-    def wrong_method(self, asked: Asked) -> web.Response:
-        self._note(asked, "bad_request", f"method {asked.head.method}")
-        return self._answers.not_allowed(asked, "GET", "HEAD", "POST", detail="Use GET or POST.")
+    def wrong_method(self, asked: Asked, *methods: str) -> web.Response:
+        self._note(asked, "bad_request", f"method {asked.head.method}, as a {navigation(asked.head)}")
+        return self._answers.not_allowed(asked, *methods, detail="Use GET or POST.")
 
     def _note(self, asked: Asked, kind: str, reason: str) -> None:
         """The private half of a refusal: a line in the log, and a count."""
@@ -114,11 +114,13 @@ class TransactionPages:
         self._note(asked, "expired", reason)
         return self._answers.refusal(asked, "expired", href=transaction.page, about=transaction)
 
-    def ended(self, asked: Asked, transaction: Transaction, *, status: int | None = None, cookies: Sequence[bytes] = ()) -> web.Response:
-        """The page of a transaction that is over: what happened, and the way on."""
+    def ended(
+        self, asked: Asked, transaction: Transaction, *, state: str | None = None, status: int | None = None, cookies: Sequence[bytes] = ()
+    ) -> web.Response:
+        """The page of a transaction that is over: what happened, and the way on. state: where the client has shown it (not at a ticket)."""
         kind: Any = ENDED[transaction.status]
         if transaction.outside is not None:
-            return self._ended_outside(asked, transaction, kind, status, cookies)
+            return self._ended_outside(asked, transaction, kind, state, status, cookies)
         if (
             transaction.grant is not None
             and wants_page(asked.head)
@@ -145,11 +147,11 @@ class TransactionPages:
         if status is None or status >= 400:
             self._note(asked, kind, f"its transaction is {_standing(transaction)}")
         if not wants_page(asked.head):
-            return self._json(self._document(asked, transaction, None), status or 410, cookies)
+            return self._json(self._document(asked, transaction, state), status or 410, cookies)
         return self._answers.refusal(asked, kind, status=status, href=way, label=label, message=message, about=transaction, cookies=cookies)
 
     def _ended_outside(
-        self, asked: Asked, transaction: Transaction, kind: str, status: int | None, cookies: Sequence[bytes]
+        self, asked: Asked, transaction: Transaction, kind: str, state: str | None, status: int | None, cookies: Sequence[bytes]
     ) -> web.Response:
         """The way on is that of the party outside: back with an error, or to its start page where it has had our answer."""
         outside = transaction.outside
@@ -164,7 +166,7 @@ class TransactionPages:
         if status is None or status >= 400:
             self._note(asked, kind, f"its transaction is {_standing(transaction)}")
         if not wants_page(asked.head):
-            return self._json(self._document(asked, transaction, None), status or 410, cookies)
+            return self._json(self._document(asked, transaction, state), status or 410, cookies)
         label = "Go back to " + origin_or_own(asked.head, outside.url).partition("://")[2]
         return self._answers.refusal(asked, kind, status=status, href=way, label=label, message=message, about=transaction, cookies=cookies)
 
@@ -175,7 +177,7 @@ class TransactionPages:
         if transaction.outside is not None and transaction.status is Status.DONE and wants_page(asked.head):
             return self._answers.see_other(self._answers.continue_path(state), cookies)  # which sends the answer again while it lives
         if not transaction.open:
-            return self.ended(asked, transaction, cookies=cookies)
+            return self.ended(asked, transaction, state=state, cookies=cookies)
         if navigation(asked.head) == "frame" and not prefers_json(asked.head):
             pages = self._answers.pages
             return response(
@@ -315,10 +317,10 @@ class TransactionPages:
                 asked, "bad_request", status=403, href=self._answers.transaction_path(state), detail="The form did not come from this page."
             )
         if not transaction.open:
-            return self.ended(asked, transaction)
+            return self.ended(asked, transaction, state=state)
         action = fields.get("action", "")
         if action == "cancel":
-            return await self._cancelled(asked, visit)
+            return await self._cancelled(asked, state, visit)
         if visit.needs_login:
             return await self._to_login(asked, state, transaction)
         if transaction.status is Status.READY:
@@ -380,16 +382,16 @@ class TransactionPages:
         shown = await self._progress.show(Found(held.transaction, visit.found.version), self.look(asked, visit, state))
         return await self._showing(asked, state, replace(shown, error=error), 429)
 
-    async def _cancelled(self, asked: Asked, visit: Visit) -> web.Response:
+    async def _cancelled(self, asked: Asked, state: str, visit: Visit) -> web.Response:
         moved = await self._progress.cancel(visit.found, asked.now)
         await self.audit(asked, moved.transaction, "", moved.outcome or "overtaken", moved.private)
         if moved.outcome != "cancelled":
-            return self.ended(asked, moved.transaction)
+            return self.ended(asked, moved.transaction, state=state)
         if wants_page(asked.head):
             if moved.transaction.grant is not None:  # this browser came from nowhere here
                 return self.ended(asked, moved.transaction, status=200)
             return self._answers.see_other(way_back(moved.transaction))
-        return self._json(self._document(asked, moved.transaction, None), 200)
+        return self._json(self._document(asked, moved.transaction, state), 200)
 
     def _onward(self, asked: Asked, state: str, moved: Moved, cookies: Sequence[bytes] = (), *, evidence: bool = False) -> web.Response:
         """Post/redirect/get: to the next step, to /continue, or to the page that says how it ended."""
