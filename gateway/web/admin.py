@@ -54,7 +54,8 @@ class Admin:
         try:
             return await handler(request)
         except web.HTTPException as error:  # no such page, or not by this method
-            return response(json_page(error.status, {"error": error.reason.lower().replace(" ", "_")}))
+            allow = tuple(("Allow", value) for value in error.headers.getall("Allow", ()))  # RFC 9110 §15.5.6
+            return response(json_page(error.status, {"error": error.reason.lower().replace(" ", "_")}, headers=allow))
 
     def _known(self, authorization: str) -> bool:
         if self._token is None:

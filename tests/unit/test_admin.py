@@ -162,6 +162,7 @@ async def test_other_paths_and_methods_are_refused_in_json_and_name_no_software(
             found, headers, body = await there.ask(path, method)
             assert (found, set(body)) == (status, {"error"})
             assert "aiohttp" not in headers["Server"]
+            assert headers.get("Allow") == ("GET,HEAD" if status == 405 else None)
 
 
 # -- mailbox -------------------------------------------------------------------------------------------------------------
