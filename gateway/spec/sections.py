@@ -98,7 +98,9 @@ class SecretsSpec(Spec):
 class AdminSpec(Spec):
     """Metrics, health and admin pages; never on the public listener."""
 
-    listen: Address = Field("127.0.0.1:8090", description="Address of the admin listener.")
+    listen: Address = Field(
+        "127.0.0.1:8090", description="Address of the admin listener. Times and connections of `limits` bound its clients too."
+    )
     token: str | None = Field(None, min_length=16, description="Bearer token; required when the listener is off loopback.")
     hosts: Many[str] = Field((), description="Further Host values that the admin listener answers to.")
 
