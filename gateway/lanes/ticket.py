@@ -25,6 +25,7 @@ from gateway.flow.trail import Trail
 from gateway.flow.transaction import Event, Status, Transaction, move
 from gateway.flow.visit import Closed, Door, Visit
 from gateway.lanes.answers import Answers
+from gateway.lanes.heads import shown_path
 from gateway.lanes.relay import Relay
 from gateway.lanes.upstream import UpstreamConnection
 from gateway.policy.decision import Allow
@@ -100,7 +101,7 @@ class Tickets:
                 asked, Closed("session_changed", "an app session that nothing vouches for changed", transaction=transaction)
             )
         self._trail.decision(
-            request_id=asked.request_id, method=transaction.method, path=transaction.target.partition(b"?")[0].decode("latin-1"),
+            request_id=asked.request_id, method=transaction.method, path=shown_path(transaction.target.partition(b"?")[0]),
             upstream=transaction.upstream, decision="allow", rules=decision.rules, reason="ticket", subject=identified.subject.id,
         )  # fmt: skip
         pool = self._relay.pool(transaction.upstream)

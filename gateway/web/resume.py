@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, assert_never
+from typing import assert_never
 
 from aiohttp import web
 
@@ -257,7 +257,7 @@ class Resume:
         return self._pages.ended(asked, found.transaction, state=state)
 
     def _log(self, asked: Asked, transaction: Transaction, decision: str, rules: tuple[str, ...], reason: str) -> None:
-        path: Any = transaction.target.partition(b"?")[0].decode("latin-1")
+        path = STATE.sub("su_…", transaction.target.partition(b"?")[0].decode("latin-1"))
         self._trail.decision(
             request_id=asked.request_id, method=transaction.method, path=path, upstream=transaction.upstream, decision=decision,
             rules=rules, reason=reason or "redirect-callback", subject=transaction.subject.id,

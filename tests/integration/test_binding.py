@@ -37,7 +37,8 @@ LOOK: dict[str, Any] = {
     "replay": "confirm",
 }
 OVERRIDDEN: dict[str, Any] = {"name": "override", "match": {"path": "/override", "method": "POST"}, "require": "human", "max_age": "5m"}
-RULES = [SEND, READ, CODE, NEVER, LOOK, OVERRIDDEN]
+KEPT: dict[str, Any] = {"name": "kept", "match": {"path": "/kept/*", "method": "POST"}, "require": "human", "max_age": "once"}
+RULES = [SEND, READ, KEPT, CODE, NEVER, LOOK, OVERRIDDEN]
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -638,6 +639,11 @@ async def test_a_state_is_not_logged_even_where_it_stands_in_a_path_that_is_not_
     state = "su_" + "S" * 43
     for path in (f"/%2estepup/t/{state}", f"/.STEPUP/t/{state}", f"/.stepup/t/{state}", f"/continue?state={state}", f"/open?state={state}"):
         await place.client().get(path)
+    client = place.client()
+    asked = await client.get(f"/read/{state}")
+    assert (await client.get(await passed(client, asked.location))).location == f"/read/{state}"
+    asked = await client.post(f"/kept/{state}", {"x": "1"})
+    assert (await client.get((await client.get(await passed(client, asked.location))).location)).status == 200
     logged = capsys.readouterr()
     assert "/.STEPUP/t/" in logged.out + logged.err
     assert state not in logged.out + logged.err
