@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import structlog
-from aiohttp import web
 
 from gateway.app.live import Live
 from gateway.app.part import ADMIN, FIXED, PUBLIC, WHOLE, Part, forward_auth_key, listeners
@@ -230,16 +229,16 @@ class GatewayApp(Wired):
             shown=lambda: self._answers.shown(self.entropy.token()[:12]),
             mailbox=(lambda: mailbox.messages) if mailbox is not None else None,
         )
-        runner = web.AppRunner(admin.application(), access_log=None)
-        await runner.setup()
-        self._held.push_async_callback(runner.cleanup)
-        given = self._part.sockets.get(ADMIN, ())
+        # Heads as they are there by default: what is tightened for browsers must not shut a probe out.
+        usual = LimitsSpec()
+        heads = {"request_line": usual.request_line, "header_size": usual.header_size, "header_count": usual.header_count}
         with listening(ADMIN, host, port):
-            for sock in given:
-                await web.SockSite(runner, sock).start()
-            if not given:
-                await web.TCPSite(runner, host, port).start()
-        self.admin_port = int(runner.addresses[0][1])
+            server = await serve(
+                admin.handle, host=host, port=port, ssl_context=None, limits=spec.limits.model_copy(update=heads),
+                on_bad_request=self._bad_request, socks=self._part.sockets.get(ADMIN, ()),
+            )  # fmt: skip
+        self._held.push_async_callback(self._close_listener, server)
+        self.admin_port = server.port
 
     async def _ping_state(self) -> None:
         """A write: a store that is locked, full or a replica answers reads, and can suspend nothing."""
@@ -279,8 +278,11 @@ class GatewayApp(Wired):
         if self._part.settled is not None:
             self._part.settled(self.metrics)
 
-    def _bad_request(self, status: int, reason: str) -> None:
-        self.trail.event("refused", kind="head_timeout" if status == 408 else f"malformed {status}", reason=reason[:200])
+    def _bad_request(self, status: int, reason: str) -> str:
+        """Note a request that had no readable head; the number that its answer carries."""
+        number = self.entropy.token()[:12]
+        self.trail.event("refused", request_id=number, kind="head_timeout" if status == 408 else f"malformed {status}", reason=reason[:200])
+        return number
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -108,7 +108,7 @@ class Wired:
         spec = loaded.spec
         self._trusted: Networks = parse_networks(spec.trusted_proxies)
         self.trail = Telemetry(self.metrics, self.records)
-        self.feed = RevocationFeed(self.state, self.clock)
+        self.feed = RevocationFeed(self.state, self.clock, self._forget)
         self.static = Static(spec.prefix, STEP_FOLDERS)
         self._mailbox_url: str | None = None
         self._mailer: Mailer | None = None
@@ -200,7 +200,7 @@ class Wired:
             introspect=introspect,
             static=self.static, gate=self.gate, sessions=self.sessions, keyring=lambda: self.keyring, cors=lambda: self.live.cors,
             form_token=lambda sid: self.vault.mac("form", b"pass/" + sid.encode())[:16].hex(), read_body=reader,
-            limit=spec.limits.answer_body, outside=outside, entropy=self.entropy,
+            limit=spec.limits.answer_body, outside=outside, entropy=self.entropy, trail=self.trail,
         )  # fmt: skip
         paths = Paths(spec.prefix, spec.continue_path)
         anew = Anew(

@@ -158,7 +158,8 @@ def _head(loaded: Loaded, asking: Asking) -> RequestHead:
     """Every message of a ValueError is for the person who typed it."""
     method = asking.method.upper()
     if method not in METHODS:
-        raise ValueError(f"{asking.method}: no HTTP method that the gateway knows; it would answer 405")
+        status = 405 if method == "CONNECT" else 400
+        raise ValueError(f"{asking.method}: no HTTP method that the gateway serves; it would answer {status}")
     headers = [_header(line) for line in asking.headers]
     found = _URL.fullmatch(asking.url)
     if found is None:

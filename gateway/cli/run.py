@@ -9,14 +9,14 @@ from pathlib import Path
 
 import click
 
-from gateway.app import GatewayApp, Part, listeners
+from gateway.app import ADMIN, GatewayApp, Part, listeners
 from gateway.cli.common import config_option, fail, loaded_or_exit
 from gateway.errors import GatewayError
 from gateway.settings.load import Loaded
 from gateway.spec.base import parse_address
 from gateway.telemetry.logs import configure
 from gateway.workers.notify import Notifier
-from gateway.workers.sockets import Sockets, handed_over
+from gateway.workers.sockets import Sockets, handed_over, on_loopback
 from gateway.workers.supervisor import Supervisor
 
 
@@ -70,7 +70,10 @@ def run(config: Path, listen: str | None, workers: int | None) -> None:
 
 def _run(config: Path, loaded: Loaded, listen: str | None, workers: int, notifier: Notifier) -> None:
     addresses = listeners(loaded.spec, listen)
-    sockets = Sockets(addresses, workers, handed_over(os.environ, tuple(addresses), os.getpid()))
+    handed = handed_over(os.environ, tuple(addresses), os.getpid())
+    if loaded.spec.admin.token is None:
+        on_loopback(ADMIN, handed.get(ADMIN, ()))
+    sockets = Sockets(addresses, workers, handed)
     try:
         asyncio.run(_rehearsed(loaded, listen))
         # The collector must neither look through ten thousand rules nor, by its marks, copy them into every worker.

@@ -21,7 +21,7 @@ from gateway.policy.facts import REDIRECT_CALLBACK, Body, BodyUnavailable, Facts
 from gateway.policy.model import Route, Rule, Ruleset
 from gateway.policy.unread import decide_unread, rules_of_path
 from gateway.spec.sections import PassSpec
-from gateway.tokens.passes import Pass, read_pass
+from gateway.tokens.passes import NoPass, Pass, early, read_pass
 from gateway.wire.cookies import parse_cookies, pass_cookie
 from gateway.wire.head import RequestHead
 from gateway.wire.subject import NOBODY, Proof, Subject
@@ -98,6 +98,8 @@ class Gate:
                 self._passes.popitem(last=False)
         if now >= held.issued + self._spec.max_age or now >= held.seen + self._spec.idle:
             return None, "pass is over"
+        if early(held, now):  # the clock was set back since it was read
+            return None, f"pass refused: {NoPass.EARLY}"
         if self._revocations.revoked(held.sid):
             return None, "pass revoked"
         return held, ""

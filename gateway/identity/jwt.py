@@ -30,8 +30,8 @@ class JwtSpec(Spec):
     subject: str = Field("sub", description="The claim that holds the subject's id.")
     upstream: str | None = Field(None, description="Only for this upstream; for all unless set.")
     claims: dict[str, str] = Field(default_factory=dict, description="Claims by name, each from the token's claim named here.")
-    refresh: Duration = Field(300.0, description="How long fetched keys are kept.")
-    timeout: Duration = Field(3.0, description="Bound on fetching the keys.")
+    refresh: Duration = Field(300.0, gt=0, description="How long fetched keys are kept.")
+    timeout: Duration = Field(3.0, gt=0, description="Bound on fetching the keys.")
 
     def login_paths(self) -> frozenset[str]:
         return frozenset()

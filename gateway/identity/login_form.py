@@ -63,7 +63,7 @@ class WhoAmISpec(Spec):
 
     url: HttpUrl = Field(description="Asked with the session's cookies.")
     field: str | None = Field(None, description="The JSON field with the user name; the whole text unless set.")
-    timeout: Duration = Field(5.0, description="Bound on the call.")
+    timeout: Duration = Field(5.0, gt=0, description="Bound on the call.")
 
 
 class LoginFormSpec(Spec):

@@ -48,9 +48,10 @@ class Sent(StreamResponse):
         return None
 
 
-def plain(status: int, text: str, *more: str) -> bytes:
-    """A whole tiny answer that ends the connection; `more` are further header lines."""
-    body = text.encode() + b"\n"
+def plain(status: int, text: str, *more: str, number: str = "") -> bytes:
+    """A whole tiny answer that ends the connection; `more` are further header lines. number: that of the request, under which the log has
+    the reason."""
+    body = (f"{text}. Request number {number}.\n" if number else f"{text}\n").encode()
     fields = ("Content-Type: text/plain; charset=utf-8", f"Content-Length: {len(body)}", "Connection: close", *more)
     return "\r\n".join((f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *fields, "", "")).encode("ascii") + body
 
@@ -399,9 +400,9 @@ class Connection(RequestHandler):
 
     def _refuse_here(self, status: int, reason: str) -> None:
         """Refuse outside of any request."""
-        self._listener.on_bad_request(status, reason)
+        number = self._listener.on_bad_request(status, reason)
         if self.transport is not None and self._current_request is None and not self._messages:
-            self.transport.write(plain(status, HTTPStatus(status).phrase))
+            self.transport.write(plain(status, HTTPStatus(status).phrase, number=number))
         self.force_close()
 
     def _bound_closing(self, transport: asyncio.Transport | None) -> None:

@@ -138,6 +138,7 @@ class Interceptor:
         who = self._subject(seen.who, told, rule)
         infos = self._ruleset().steps
         if not who.subject.known and any(infos[step].needs_subject for step in over.steps):
+            self._trail.event("refused", request_id=asked.request_id, kind="no_subject", rule=rule.name, reason="nobody is known")
             return self._answers.refusal(asked, "no_subject", cookies=given)
         self._gate.rely(who, asked.now)
         aloof = who is not seen.who

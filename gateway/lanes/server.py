@@ -28,7 +28,7 @@ from gateway.lanes.strict import judge
 from gateway.spec.sections import LimitsSpec
 
 Handler = Callable[[BaseRequest], Awaitable[StreamResponse]]
-OnBadRequest = Callable[[int, str], None]
+OnBadRequest = Callable[[int, str], str]
 OnCut = Callable[[str], None]
 """Hears of connections that end without an answer to a request, by reason: `too_many_connections`, `too_many_connections_of_address`,
 `tls_handshake_timeout`, `tls_handshake`, `slow_reader`, `keepalive` (unused after an answer), `unused` (never a byte)."""
@@ -162,9 +162,9 @@ class Listener(Server):
 
     def refuse(self, request: BaseRequest, status: int, reason: str) -> Sent:
         """Answer with a refusal and end the connection."""
-        self.on_bad_request(status, reason)
+        number = self.on_bad_request(status, reason)
         if request.transport is not None:
-            request.transport.write(plain(status, HTTPStatus(status).phrase))
+            request.transport.write(plain(status, HTTPStatus(status).phrase, number=number))
         return Sent(status, keep_alive=False)
 
     async def drain(self, timeout: float) -> None:
@@ -270,7 +270,8 @@ async def serve(
     fast: Fast | None = None,
 ) -> RunningServer:
     """Listen on `host:port`, or on `socks`. Raises OSError. `on_bad_request(status, reason)` hears of every refused request;
-    `reason` never quotes the client's bytes. `on_cut(reason)` hears of every connection that ends without an answer."""
+    `reason` never quotes the client's bytes, and it gives the number that the answer carries. `on_cut(reason)` hears of every connection
+    that ends without an answer."""
     loop = asyncio.get_running_loop()
     listener = Listener(handler, limits, on_bad_request, fast, on_cut)
     factory: Any = listener

@@ -115,6 +115,7 @@ class SlowLane:
             raise
         except Exception:  # the last line: a fault of ours is a page with a number, and a line in the log
             log.exception("internal error", request_id=request_id)
+            self._trail.event("refused", request_id=request_id, kind="internal", reason="a fault of ours")
             return self._answers.refusal(asked, "internal")
 
     def _refusal(self, asked: Asked, error: GatewayError) -> web.Response:

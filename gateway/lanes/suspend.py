@@ -84,6 +84,7 @@ class Suspender:
         cors = judged.route.cors if judged.route else ()
         kind = navigation(head)
         if decision.login and not can_login:
+            self._trail.event("refused", request_id=asked.request_id, kind="no_subject", reason="nobody is known, and nowhere to log in")
             return self._answers.refusal(asked, "no_subject")
         if kind not in ("navigation", "frame", "script"):
             return self._answers.step_up(asked, None, None, steps, max_age=max_age, cors=cors)

@@ -25,6 +25,7 @@ from gateway.flow.trail import Trail
 from gateway.flow.transaction import Event, Status, Transaction, move
 from gateway.flow.visit import Closed, Door, Visit
 from gateway.lanes.answers import Answers
+from gateway.lanes.heads import shown_path
 from gateway.lanes.relay import Relay
 from gateway.lanes.upstream import UpstreamConnection
 from gateway.policy.decision import Allow
@@ -65,17 +66,21 @@ class Tickets:
             return self._closed(asked, visit)
         transaction = visit.found.transaction
         if asked.head.method != "GET" or without_parameter(asked.head.target.raw, TICKET_PARAMETER) != transaction.target:
+            self._note(asked, "bad_request", "a ticket for another address, or not by GET")
             return self._answers.refusal(asked, "bad_request", detail="The ticket belongs to another address.")
         if transaction.status is not Status.READY or not transaction.ticketed:
-            return (
-                self._ended(asked, transaction)
-                if not transaction.open
-                else self._answers.refusal(asked, "expired", about=transaction, href="/")
-            )
+            if not transaction.open:
+                return self._ended(asked, transaction)
+            self._note(asked, "expired", "a ticket, and its transaction awaits none")
+            return self._answers.refusal(asked, "expired", about=transaction, href="/")
         stored = await self._transactions.request(id_, asked.now)
         if stored is None:
+            self._note(asked, "expired", "its request is not stored any more")
             return self._answers.refusal(asked, "expired", href=transaction.page, about=transaction)
         return await self._resume(request, asked, visit, stored)
+
+    def _note(self, asked: Asked, kind: str, reason: str) -> None:
+        self._trail.event("refused", request_id=asked.request_id, kind=kind, reason=reason)
 
     async def _resume(self, request: web.BaseRequest, asked: Asked, visit: Visit, stored: StoredRequest) -> web.StreamResponse:
         transaction, identified = visit.found.transaction, visit.identified
@@ -86,7 +91,7 @@ class Tickets:
         if not isinstance(decision, Allow) or moved:
             # Between /continue and here a rule, a route, the pass or the clock changed. Nothing was sent, nothing is used up.
             reason = "another upstream now" if moved else type(decision).__name__
-            self._trail.event("refused", request_id=asked.request_id, kind="denied", reason=f"at the ticket: {reason}")
+            self._note(asked, "denied", f"at the ticket: {reason}")
             return self._answers.refusal(
                 asked, "denied", message="This request is not allowed any more.", href=transaction.page, about=transaction
             )
@@ -96,7 +101,7 @@ class Tickets:
                 asked, Closed("session_changed", "an app session that nothing vouches for changed", transaction=transaction)
             )
         self._trail.decision(
-            request_id=asked.request_id, method=transaction.method, path=transaction.target.partition(b"?")[0].decode("latin-1"),
+            request_id=asked.request_id, method=transaction.method, path=shown_path(transaction.target.partition(b"?")[0]),
             upstream=transaction.upstream, decision="allow", rules=decision.rules, reason="ticket", subject=identified.subject.id,
         )  # fmt: skip
         pool = self._relay.pool(transaction.upstream)

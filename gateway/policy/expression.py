@@ -189,7 +189,23 @@ def compile_expression(
         raise _syntax_error(source, str(error)) from None
     rewritten = rewrite(source, Vocabulary(claims, records, steps))
     references = tuple(rewritten.references.items())
-    return Expression(source, frozenset(_use(reference) for _, reference in references), references, claims, cel.compile(rewritten.text))
+    program = cel.compile(rewritten.text)
+    if (kind := _no_condition(program, references)) is not None:
+        raise ExpressionError(f"gives {kind}, where true or false is needed: compare it with something", 0)
+    return Expression(source, frozenset(_use(reference) for _, reference in references), references, claims, program)
+
+
+def _no_condition(program: Any, references: Iterable[tuple[str, Reference]]) -> str | None:
+    """What an expression gives that can be no condition, tried on a request of which only the certain is known; None where it may be one.
+    What is null there may be true or false elsewhere, and so may what fails."""
+    known = {variable: _CERTAIN.get((reference.root, reference.field)) for variable, reference in references}
+    try:
+        result = program.execute(cel.Context(variables=known, functions=_FUNCTIONS))
+    except Exception:  # noqa: BLE001 - as in Expression._run
+        return None
+    if result is None or isinstance(result, bool):
+        return None
+    return next((name for kind, name in _KINDS if isinstance(result, kind)), "a value")
 
 
 def _use(reference: Reference) -> str:
@@ -249,6 +265,19 @@ def _network(text: str) -> Network | None:
         return None
 
 
+_CERTAIN: Final[Mapping[tuple[str, str], Any]] = {
+    ("request", "method"): "GET",
+    ("request", "host"): "host.example",
+    ("request", "path"): "/",
+    ("request", "ip"): "192.0.2.1",
+    ("request", "protocol"): "http",
+    ("subject", "id"): "somebody",
+    ("subject", "source"): "header",
+    ("now", ""): datetime(2026, 1, 1, tzinfo=UTC),
+}
+_KINDS: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (
+    (str, "text"), ((int, float), "a number"), (datetime, "a time"), ((list, tuple), "a list"), (Mapping, "a map"),
+)  # fmt: skip
 _FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {"in_network": _in_network}
 _REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (KeyError, "a key or field is missing"),

@@ -23,7 +23,7 @@ class IntrospectionRateSpec(Spec):
 
     per_client: Int = Field(6000, ge=1, description="Questions of one client within `window`.")
     per_address: Int = Field(6000, ge=1, description="Questions from one address within `window`.")
-    window: Duration = Field(60.0, description="See above.")
+    window: Duration = Field(60.0, gt=0, description="See above.")
 
 
 class IntrospectionSpec(Spec):

@@ -33,15 +33,18 @@ class OAuthSpec(Spec):
         "ask at each refresh, and what was passed at its issue counts for their `max_age`. An unknown one is asked in either case.",
     )
     refresh_ttl: Duration = Field(
-        2_592_000.0, description="How long it is remembered what was passed for a refresh token, from its last use; then it is unknown."
+        2_592_000.0,
+        gt=0,
+        description="How long it is remembered what was passed for a refresh token, from its last use; then it is unknown.",
     )
     max_refresh: Int = Field(200, ge=1, description="Refresh tokens of one user that are remembered; further ones are unknown.")
     max_answer: Size = Field(
         1 << 20,
+        ge=1,
         description="Largest answer that is held and looked into. A larger page counts as carrying a code; from a token endpoint, 502.",
     )
-    answer_timeout: Duration = Field(15.0, description="Time for such an answer to arrive in full; 504 above.")
+    answer_timeout: Duration = Field(15.0, gt=0, description="Time for such an answer to arrive in full; 504 above.")
     exchange_ttl: Duration = Field(
-        900.0, description="How long an authorize request is remembered, from the first call to the answer that carries its code."
+        900.0, gt=0, description="How long an authorize request is remembered, from the first call to the answer that carries its code."
     )
     max_exchanges: Int = Field(10, ge=1, description="Authorize requests of one browser that are remembered; then the oldest is forgotten.")

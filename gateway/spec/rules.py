@@ -77,7 +77,11 @@ class RuleSpec(Spec):
     @field_validator("max_age", mode="before")
     @classmethod
     def _max_age(cls, value: object) -> object:
-        return value if value in ("session", "once") else parse_duration(value)
+        if value in ("session", "once"):
+            return value
+        if (seconds := parse_duration(value)) <= 0:  # no proof is ever younger: asked again behind every step, without end
+            raise ValueError("must be more than 0s; write `once` to ask each time")
+        return seconds
 
 
 class RouteSpec(Spec):

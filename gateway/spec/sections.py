@@ -38,8 +38,8 @@ class HealthSpec(Spec):
     """Active and passive health of an upstream's urls."""
 
     path: str | None = Field(None, description="Asked every `interval`; 200–399 is healthy. No active checks unless set.")
-    interval: Duration = Field(5.0, description="Time between active checks.")
-    timeout: Duration = Field(2.0, description="How long an active check may take.")
+    interval: Duration = Field(5.0, gt=0, description="Time between active checks.")
+    timeout: Duration = Field(2.0, gt=0, description="How long an active check may take.")
     unhealthy_after: Int = Field(3, ge=1, description="Failures in a row that take a url out.")
     retry_after: Duration = Field(5.0, description="How long a url that failed passively is left alone.")
 
@@ -66,13 +66,13 @@ class UpstreamSpec(Spec):
         None, description="It is an OAuth or OpenID provider, with these endpoints. Served by the slow lane wholly."
     )
     health: HealthSpec = Field(default_factory=HealthSpec, description="Health checks.")
-    connect_timeout: Duration = Field(5.0, description="Time for making a connection; 502 above.")
-    first_byte_timeout: Duration = Field(60.0, description="Time from the end of the request to the head of the answer; 504 above.")
+    connect_timeout: Duration = Field(5.0, gt=0, description="Time for making a connection; 502 above.")
+    first_byte_timeout: Duration = Field(60.0, gt=0, description="Time from the end of the request to the head of the answer; 504 above.")
     idle_timeout: Duration = Field(
-        300.0, description="Silence within an answer, which then breaks off; or while the request is not taken: 504."
+        300.0, gt=0, description="Silence within an answer, which then breaks off; or while the request is not taken: 504."
     )
     total_timeout: Duration | None = Field(
-        None, description="Time for a whole exchange; none unless set (SSE and downloads last). 504 above, or the answer breaks off."
+        None, gt=0, description="Time for a whole exchange; none unless set (SSE and downloads last). 504 above, or the answer breaks off."
     )
     max_connections: Int = Field(
         256, ge=1, description="Open connections to one url. A request waits `connect_timeout` for one; 503 with Retry-After above."
@@ -85,8 +85,8 @@ class StoresSpec(Spec):
 
     state: str = Field("sqlite:///var/state.db", description="sqlite:///path, redis://, rediss://, redis+sentinel://, redis+cluster://")
     records: str = Field("sqlite:///var/records.db", description="sqlite:///path or postgresql://")
-    redis_deadline: Duration = Field(0.25, description="A Redis call past this counts as failed.")
-    sqlite_deadline: Duration = Field(2.0, description="An SQLite call past this counts as failed.")
+    redis_deadline: Duration = Field(0.25, gt=0, description="A Redis call past this counts as failed.")
+    sqlite_deadline: Duration = Field(2.0, gt=0, description="An SQLite call past this counts as failed.")
 
 
 class SecretsSpec(Spec):
@@ -98,7 +98,9 @@ class SecretsSpec(Spec):
 class AdminSpec(Spec):
     """Metrics, health and admin pages; never on the public listener."""
 
-    listen: Address = Field("127.0.0.1:8090", description="Address of the admin listener.")
+    listen: Address = Field(
+        "127.0.0.1:8090", description="Address of the admin listener. Times and connections of `limits` bound its clients too."
+    )
     token: str | None = Field(None, min_length=16, description="Bearer token; required when the listener is off loopback.")
     hosts: Many[str] = Field((), description="Further Host values that the admin listener answers to.")
 
@@ -108,7 +110,7 @@ class MailSpec(Spec):
 
     smtp: str | None = Field(None, description="smtp://[user:password@]host:port, smtps://…, or smtp+starttls://…")
     from_: str = Field("stepup@localhost", alias="from", description="Sender address.")
-    timeout: Duration = Field(10.0, description="Bound on one delivery to the mail server.")
+    timeout: Duration = Field(10.0, gt=0, description="Bound on one delivery to the mail server.")
     demo: Bool = Field(False, description="In-memory mailbox; refused by `gateway run`.")
 
 
@@ -127,25 +129,25 @@ class ThemeSpec(Spec):
 class TransactionsSpec(Spec):
     """Suspended requests."""
 
-    ttl: Duration = Field(600.0, description="How long a suspended request waits.")
+    ttl: Duration = Field(600.0, gt=0, description="How long a suspended request waits.")
     tombstone: Duration = Field(3600.0, description="How long an ended one is remembered, so that its page can say what happened.")
     max_body: Size = Field(1 << 20, description="Largest body that is stored; 413 above.")
     max_per_browser: Int = Field(20, ge=1, description="Open transactions of one browser.")
     max_per_address: Int = Field(200, ge=1, description="Open transactions of one client address.")
     max_total: Int = Field(100_000, ge=1, description="Open transactions in all.")
     max_attempts: Int = Field(10, ge=1, description="Answers to one step; then the transaction has failed.")
-    sending_timeout: Duration = Field(120.0, description="A request being sent for longer than this is UNKNOWN.")
+    sending_timeout: Duration = Field(120.0, gt=0, description="A request being sent for longer than this is UNKNOWN.")
     loop_limit: Int = Field(
         3, ge=1, description="The same step for one target this often within `loop_window` without progress ends in an explanation."
     )
-    loop_window: Duration = Field(60.0, description="See `loop_limit`.")
+    loop_window: Duration = Field(60.0, gt=0, description="See `loop_limit`.")
 
 
 class PassSpec(Spec):
     """What a browser has proved."""
 
-    max_age: Duration = Field(28800.0, description="Longest life of a pass.")
-    idle: Duration = Field(3600.0, description="A pass unused for this long is over.")
+    max_age: Duration = Field(28800.0, gt=0, description="Longest life of a pass.")
+    idle: Duration = Field(3600.0, gt=0, description="A pass unused for this long is over.")
 
 
 class GuessingSpec(Spec):
@@ -153,7 +155,7 @@ class GuessingSpec(Spec):
 
     per_subject: Int = Field(20, ge=1, description="Wrong answers to one step by one subject within `window`.")
     per_address: Int = Field(100, ge=1, description="Wrong answers by one address within `window`.")
-    window: Duration = Field(900.0, description="See above.")
+    window: Duration = Field(900.0, gt=0, description="See above.")
     logins_per_proof: Int = Field(5, ge=1, description="Logins within `window` that what was proved before them (a captcha) counts for.")
     foreign_per_address: Int = Field(30, ge=1, description="Requests for other browsers' or unknown states by one address within `window`.")
 
@@ -162,8 +164,8 @@ class TokensSpec(Spec):
     """What we sign."""
 
     algorithm: Literal["ES256", "RS256"] = Field("ES256", description="Signature algorithm of new keys.")
-    upstream_ttl: Duration = Field(60.0, le=60.0, description="Life of an upstream token.")
-    continue_ttl: Duration = Field(300.0, le=300.0, description="Life of a continue token.")
+    upstream_ttl: Duration = Field(60.0, gt=0, le=60.0, description="Life of an upstream token.")
+    continue_ttl: Duration = Field(300.0, gt=0, le=300.0, description="Life of a continue token.")
 
 
 class LimitsSpec(Spec):
@@ -181,31 +183,33 @@ class LimitsSpec(Spec):
         description="Open client connections of one address; the same above. Each worker has its share: where the kernel spreads them "
         "unevenly, an address meets it somewhat earlier.",
     )
-    request_line: Size = Field(8190, description="Longest request line; 414 above.")
-    header_size: Size = Field(16_384, description="Longest value of a single header field; 431 above.")
+    request_line: Size = Field(8190, ge=1, description="Longest request line; 414 above.")
+    header_size: Size = Field(16_384, ge=1, description="Longest value of a single header field; 431 above.")
     header_count: Int = Field(128, ge=1, description="Header fields of a request; 431 above.")
     head_timeout: Duration = Field(
         15.0,
+        gt=0,
         description="Time for a request head to arrive in full; 408 above. As long for a TLS handshake or a first byte; then it is closed.",
     )
     keepalive: Duration = Field(75.0, description="How long an unused client connection is kept; then it is closed.")
-    body_idle_timeout: Duration = Field(60.0, description="Silence within a request body; 408 above.")
+    body_idle_timeout: Duration = Field(60.0, gt=0, description="Silence within a request body; 408 above.")
     body_timeout: Duration = Field(
         120.0,
+        gt=0,
         description="Time for a body that the gateway reads itself (an answer, a form to look into or to suspend) to arrive; 408 above.",
     )
     upload_timeout: Duration = Field(
-        7200.0, description="Time for a whole request body to arrive, however steadily it comes; 408 above, or the answer breaks off."
+        7200.0, gt=0, description="Time for a whole request body to arrive, however steadily it comes; 408 above, or the answer breaks off."
     )
-    write_idle_timeout: Duration = Field(60.0, description="A client that does not read for this long is closed.")
+    write_idle_timeout: Duration = Field(60.0, gt=0, description="A client that does not read for this long is closed.")
     max_upload: Size = Field(10 << 30, description="Largest request body that is forwarded; 413 above.")
     condition_body: Size = Field(
         65_536,
         description="Largest body that `request.form` and `request.json` look into; above, it counts as met for `require` and `deny`.",
     )
-    answer_body: Size = Field(65_536, description="Largest body of an answer to an interstitial; 413 above.")
+    answer_body: Size = Field(65_536, ge=1, description="Largest body of an answer to an interstitial; 413 above.")
     drain: Duration = Field(10.0, description="How long running requests may go on after SIGTERM; then they are closed.")
-    tunnel_idle_timeout: Duration = Field(3600.0, description="Silence within a WebSocket; then it is closed.")
+    tunnel_idle_timeout: Duration = Field(3600.0, gt=0, description="Silence within a WebSocket; then it is closed.")
 
 
 class ForwardAuthSpec(Spec):

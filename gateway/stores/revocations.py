@@ -6,19 +6,25 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 
 from gateway.errors import StoreUnavailable
 from gateway.flow.ports import StateStore
+from gateway.tokens.passes import CLOCK_SKEW
 
 POLL = 0.5  # seconds: a revocation must reach every process within one
 
 
 class RevocationFeed:
-    """Implements flow.gate.Revocations. `run` polls until it is cancelled; `refresh` once."""
+    """Implements flow.gate.Revocations. `run` polls until it is cancelled; `refresh` once.
 
-    def __init__(self, state: StateStore, clock: Callable[[], float] = time.time) -> None:
+    set_back: called where the clock has gone back by more than gateways may differ: what was worked out by it lasts too long now.
+    """
+
+    def __init__(self, state: StateStore, clock: Callable[[], float] = time.time, set_back: Callable[[], None] | None = None) -> None:
         self._state = state
         self._clock = clock
+        self._set_back = set_back
         self._cursor = 0
         self._revoked: dict[str, float] = {}
         self._read_at = float("-inf")
@@ -27,7 +33,8 @@ class RevocationFeed:
         return sid in self._revoked
 
     def age(self, now: float) -> float:
-        return now - self._read_at
+        # Read in the future, it would look young for as long as the clock was set back, whatever became of the store.
+        return now - self._read_at if now >= self._read_at - CLOCK_SKEW else inf
 
     async def revoke(self, sid: str, *, until: float, now: float) -> None:
         """Revoke here at once, and everywhere by the feed. Raises StoreUnavailable when only the first was done."""
@@ -37,6 +44,8 @@ class RevocationFeed:
     async def refresh(self) -> None:
         """Read what is new. Raises StoreUnavailable."""
         now = self._clock()
+        if self._set_back is not None and now < self._read_at - CLOCK_SKEW:
+            self._set_back()
         for revocation in await self._state.revocations(self._cursor, now):
             self._revoked[revocation.sid] = revocation.until
             self._cursor = max(self._cursor, revocation.cursor)

@@ -107,13 +107,18 @@ def read_pass(value: str, vault: Macs, *, origin: str, now: float, max_age: floa
         return NoPass.MALFORMED
     if held.origin != origin:
         return NoPass.FOREIGN
-    if held.issued > now + CLOCK_SKEW or held.seen > now + CLOCK_SKEW:
+    if early(held, now):
         return NoPass.EARLY
     if now >= held.issued + max_age:
         return NoPass.OVER
     if now >= held.seen + idle:
         return NoPass.IDLE
     return held
+
+
+def early(held: Pass, now: float) -> bool:
+    """Issued, or seen, later than clocks may differ: its proofs would be young for too long."""
+    return held.issued > now + CLOCK_SKEW or held.seen > now + CLOCK_SKEW
 
 
 def _decode(plain: bytes) -> Pass | None:

@@ -18,6 +18,8 @@ from gateway.wire.target import parse_target
 Check = Callable[[], Awaitable[None]]
 """Raises GatewayError when what it checks does not work."""
 
+Page = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
 LOCAL = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 
@@ -33,28 +35,23 @@ class Admin:
         self._pages = pages
         self._shown = shown
         self._mailbox = mailbox
+        self._paths: dict[str, Page] = {"/health/live": self._live, "/health/ready": self._ready, "/metrics": self._show_metrics}
+        if mailbox is not None:
+            self._paths["/dev/mailbox"] = self._show_mailbox
 
-    def application(self) -> web.Application:
-        app = web.Application(middlewares=[self._guard])
-        app.router.add_get("/health/live", self._live)
-        app.router.add_get("/health/ready", self._ready)
-        app.router.add_get("/metrics", self._show_metrics)
-        if self._mailbox is not None:
-            app.router.add_get("/dev/mailbox", self._show_mailbox)
-        return app
-
-    @web.middleware
-    async def _guard(self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
         host = request.headers.get("Host", "").lower()
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         if name not in self._hosts:
             return response(json_page(421, {"error": "wrong_host", "detail": "add this host to admin.hosts, or use 127.0.0.1"}))
         if not request.path.startswith("/health/") and not self._known(request.headers.get("Authorization", "")):
             return response(json_page(401, {"error": "token_required"}, headers=(("WWW-Authenticate", "Bearer"),)))
-        try:
-            return await handler(request)
-        except web.HTTPException as error:  # no such page, or not by this method
-            return response(json_page(error.status, {"error": error.reason.lower().replace(" ", "_")}))
+        if (page := self._paths.get(request.path)) is None:
+            return response(json_page(404, {"error": "not_found"}))
+        if request.method not in ("GET", "HEAD"):
+            return response(json_page(405, {"error": "method_not_allowed"}, headers=(("Allow", "GET, HEAD"),)))
+        return await page(request)
 
     def _known(self, authorization: str) -> bool:
         if self._token is None:
@@ -63,10 +60,10 @@ class Admin:
         right = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), self._token.encode())
         return scheme.lower() == "bearer" and right
 
-    async def _live(self, _request: web.Request) -> web.StreamResponse:
+    async def _live(self, _request: web.BaseRequest) -> web.StreamResponse:
         return response(json_page(200, {"status": "alive"}))
 
-    async def _ready(self, _request: web.Request) -> web.StreamResponse:
+    async def _ready(self, _request: web.BaseRequest) -> web.StreamResponse:
         """503 while anything that gated requests need is away; the body says which."""
         said: dict[str, str] = {}
         for name, check in self._checks.items():
@@ -79,10 +76,10 @@ class Admin:
         ready = all(word == "ok" for word in said.values())
         return response(json_page(200 if ready else 503, {"status": "ready" if ready else "not ready", "checks": said}))
 
-    async def _show_metrics(self, _request: web.Request) -> web.StreamResponse:
+    async def _show_metrics(self, _request: web.BaseRequest) -> web.StreamResponse:
         return web.Response(body=self._metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
-    async def _show_mailbox(self, request: web.Request) -> web.StreamResponse:
+    async def _show_mailbox(self, request: web.BaseRequest) -> web.StreamResponse:
         messages = list(self._mailbox() if self._mailbox else ())
         head = RequestHead("GET", parse_target(b"/dev/mailbox"), tuple(request.raw_headers), request.scheme, "", "", "", "")
         if "text/html" not in request.headers.get("Accept", "") or prefers_json(head):

@@ -12,10 +12,11 @@ from gateway.wire.media import media_type
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """status 400 or 415; public: what to do about it."""
+    """status 400 or 415; public: what to do about it; private: the same without a word of the client's, for the log."""
 
     status: int
     public: str
+    private: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +43,10 @@ def read_answer(content_type: str, body: bytes) -> Answer | Malformed:
         if kind == "application/json":
             parsed = json.loads(body or b"{}", object_pairs_hook=_unique)
             if not isinstance(parsed, dict):
-                return Malformed(400, "Send a JSON object whose members are the step's fields.")
+                return Malformed(400, "Send a JSON object whose members are the step's fields.", "JSON, but no object")
             odd = [name for name, value in parsed.items() if not isinstance(value, str)]
             if odd:
-                return Malformed(400, f"Field {odd[0][:100]!r} must be a text.")
+                return Malformed(400, f"Field {odd[0][:100]!r} must be a text.", "a field that is no text")
             return Answer(parsed, json=True)
         if kind == "application/x-www-form-urlencoded":
             pairs: list[tuple[str, object]] = list(
@@ -54,5 +55,5 @@ def read_answer(content_type: str, body: bytes) -> Answer | Malformed:
             return Answer({n: str(v) for n, v in _unique(pairs).items()}, json=False)
     except (ValueError, RecursionError) as error:  # RecursionError: JSON nested without end
         reason = str(error) if "given twice" in str(error) else "it is not well-formed"
-        return Malformed(400, f"The answer cannot be read: {reason}.")
-    return Malformed(415, "Send application/x-www-form-urlencoded or application/json.")
+        return Malformed(400, f"The answer cannot be read: {reason}.", "an answer that cannot be read")
+    return Malformed(415, "Send application/x-www-form-urlencoded or application/json.", "neither a form nor JSON")

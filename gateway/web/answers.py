@@ -132,6 +132,12 @@ class WebAnswers:
             made = problem(code, kind, words, asked.request_id, error=error, retry_after=retry_after, extra=extra)
         return response(made, cookies)
 
+    def not_allowed(self, asked: Asked, *methods: str, detail: str) -> web.Response:
+        """405, with the methods that there are (RFC 9110 §15.5.6)."""
+        made = self.refusal(asked, "bad_request", status=405, detail=detail)
+        made.headers["Allow"] = ", ".join(methods)
+        return made
+
     def handed_back(self, asked: Asked, uri: str, fields: Sequence[tuple[str, str]], *, message: bool) -> web.Response:
         """An authorization error for a client that asked for a form or a message. Implements lanes.oauth.verdicts.Pages."""
         try:

@@ -25,7 +25,7 @@ from gateway.flow.visit import Closed, Door, Visit
 from gateway.web.answers import WebAnswers
 from gateway.web.pages import Way
 from gateway.web.parameters import Given, without_state
-from gateway.web.transaction import TransactionPages
+from gateway.web.transaction import NO_STEP, TransactionPages
 from gateway.wire.media import navigation
 
 Ready = Callable[[Asked, str, Visit], Awaitable[web.Response]]
@@ -57,7 +57,8 @@ class Arrivals:
         """An arrival by GET or POST."""
         if asked.head.method == "HEAD" or navigation(asked.head) == "subresource":
             # Fetched by nobody who looks at it (a prefetch, an image): what is used up once must not be used up by that.
-            return self._answers.refusal(asked, "bad_request", status=405, detail="Use GET or POST, as a page that is looked at.")
+            await self._refused(asked, None, "fetched by nobody who looks at it")
+            return self._answers.not_allowed(asked, "GET", "POST", detail="Use GET or POST, as a page that is looked at.")
         if (name := given.twice()) is not None:
             await self._refused(asked, where, f"{name[:40]!r} given twice")
             words = f"invalid_request: the parameter {name[:40]!r} is given more than once."
@@ -65,7 +66,7 @@ class Arrivals:
         arrival = Arrival(state, without_state(given.query), without_state(given.form))
         if arrival.too_large:
             await self._refused(asked, where, "more parameters than are kept")
-            return self._answers.refusal(asked, "too_large", limit=MOST)
+            return self._answers.refusal(asked, "body_too_large", error="too_large", limit=MOST)
         if asked.head.method == "POST" and await self._without_cookie(asked, where):
             return await self._park(asked, where, arrival)
         visit = await self._door.enter(asked, where.transaction, own_page=True)
@@ -77,7 +78,8 @@ class Arrivals:
         """`GET /continue?h=…`: the browser fetches back what another site posted, and now our cookie comes along."""
         arrival = None
         if asked.head.method != "GET" or navigation(asked.head) == "subresource":
-            return self._answers.refusal(asked, "bad_request", status=405, detail="Use GET, as a page that is looked at.")
+            await self._refused(asked, None, "fetched by nobody who looks at it")
+            return self._answers.not_allowed(asked, "GET", detail="Use GET, as a page that is looked at.")
         if len(handles) == 1 and HANDLE.fullmatch(handles[0]):
             arrival = await self._parking.look(handles[0], asked.now)
         where = await self._transactions.whereabouts(arrival.state, asked.now) if arrival is not None else None
@@ -96,13 +98,13 @@ class Arrivals:
     async def _arrived(self, asked: Asked, where: Whereabouts, arrival: Arrival, visit: Visit, ready: Ready) -> web.Response:
         transaction = visit.found.transaction
         if not transaction.open:
-            return self._pages.ended(asked, transaction, status=410 if transaction.reason == "authorize_again" else None)
+            return self._pages.ended(asked, transaction, state=where.state, status=410 if transaction.reason == "authorize_again" else None)
         if visit.needs_login:
             return self._answers.see_other(self._answers.transaction_path(where.state))
         if not _awaited(transaction, where, arrival):
             return await self._used(asked, where, transaction)
         if not self._progress.knows(transaction):
-            return self._answers.refusal(asked, "expired", href=transaction.page, about=transaction)
+            return self._pages.gone(asked, transaction, NO_STEP)
         result = await self._progress.arrive(visit.found, arrival, self._pages.look(asked, visit, where.state))
         match result:
             case Held():
@@ -149,7 +151,7 @@ class Arrivals:
         await self._refused(asked, where, "a state that was used")
         way = self._answers.transaction_path(where.state)
         if not transaction.open:
-            return self._pages.ended(asked, transaction, status=410)
+            return self._pages.ended(asked, transaction, state=where.state, status=410)
         return self._answers.refusal(asked, "answer_used", href=way, about=transaction)
 
     # -- without it ---------------------------------------------------------------------------------------------------
@@ -190,6 +192,7 @@ class Arrivals:
             return None
         throttled = await self._guessing.foreign(asked.head.client_ip, asked.now)
         if throttled is not None:
+            await self._refused(asked, where, "too many wrong answers from this address")
             return self._answers.refusal(asked, "throttled", retry_after=throttled.retry_after)
         await self._refused(asked, where, wrong.private)
         return self._no_answer(asked, wrong.code, wrong.public, self._answers.transaction_path(where.state), None)

@@ -112,13 +112,14 @@ class Introspect:
         self._trail.event("refused", request_id=asked.request_id, kind="throttled", reason=f"introspection, by {throttled.by}")
         wait = str(throttled.retry_after)
         body = {"error": "temporarily_unavailable", "error_description": f"Asked too often. Try again in {wait} seconds."}
+        body["request_id"] = asked.request_id
         return response(json_page(429, body, headers=(("Retry-After", wait),)))
 
     def _refused(self, asked: Asked, wrong: Wrong, *, status: int | None = None, headers: tuple[tuple[str, str], ...] = ()) -> web.Response:
         self._trail.event("refused", request_id=asked.request_id, kind=wrong.error, reason=f"introspection: {wrong.public}")
         if wrong.error == "invalid_client":
             status, headers = 401, (("WWW-Authenticate", 'Basic realm="introspection", charset="UTF-8"'),)
-        body = {"error": wrong.error, "error_description": wrong.public}
+        body = {"error": wrong.error, "error_description": wrong.public, "request_id": asked.request_id}
         return response(json_page(status or 400, body, headers=headers))
 
 

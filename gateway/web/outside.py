@@ -62,9 +62,11 @@ class OutsidePages:
         """Somebody arrives with a state and a token of the entry's issuer, by query or form."""
         entry = self._outsiders.parties.entries.get(name)
         if entry is None:
+            self._note(asked, "unknown", "no entry of this name under begin")
             return self._answers.refusal(asked, "unknown")
         if request.method not in ("GET", "POST"):
-            return self._answers.refusal(asked, "bad_request", status=405, detail="Use GET or POST.")
+            self._note(asked, "bad_request", f"method {request.method}")
+            return self._answers.not_allowed(asked, "GET", "POST", detail="Use GET or POST.")
         if navigation(asked.head) not in ("navigation", "frame", "script"):
             return self._refused(asked, entry, "bad_request", f"a {navigation(asked.head)} request begins nothing")
         pairs = await self._parameters(request, asked)
@@ -145,17 +147,22 @@ class OutsidePages:
             body = await self._read_body(request, self._answer_limit)
         except BodyTooLarge as error:
             self._trail.event("refused", request_id=asked.request_id, kind="too_large", reason=str(error))
-            return self._answers.refusal(asked, "too_large", limit=self._answer_limit)
+            return self._answers.refusal(asked, "body_too_large", error="too_large", limit=self._answer_limit)
         if not body:
             return pairs
         if media_type(asked.head.get("content-type") or "") != "application/x-www-form-urlencoded":
             words = "Send application/x-www-form-urlencoded."
+            self._note(asked, "bad_request", "a body that is no form")
             return self._answers.refusal(asked, "bad_request", status=415, detail=words)
         try:
             return pairs + parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=100)
         except ValueError:
             words = "invalid_request: the form cannot be read."
+            self._note(asked, "bad_request", "a form that cannot be read")
             return self._answers.refusal(asked, "bad_request", detail=words, error="invalid_request")
+
+    def _note(self, asked: Asked, kind: str, reason: str) -> None:
+        self._trail.event("refused", request_id=asked.request_id, kind=kind, reason=reason)
 
     def _refused(self, asked: Asked, entry: Entry, kind: str, reason: str, *, detail: str = "", error: str | None = None) -> web.Response:
         self._trail.event("refused", request_id=asked.request_id, kind=kind, entry=entry.name, reason=reason)
@@ -183,7 +190,7 @@ class OutsidePages:
         transaction = answered(visit.found.transaction, asked.now)
         outside = transaction.outside
         if outside is None or self._outsiders.answer(transaction) is None:
-            return self._answers.refusal(asked, "expired", href=transaction.page)  # a reload took the party away
+            return self._pages.gone(asked, transaction, "a reload took the party outside away")
         if not all(task.counts for task in transaction.tasks):
             # Only a reload makes it so. There are no rules that could say whether to come back was enough: nothing is signed.
             self._trail.event("refused", request_id=asked.request_id, kind="expired", reason="a step that proves nothing")
@@ -212,7 +219,7 @@ class OutsidePages:
     def _sent(self, asked: Asked, transaction: Transaction, cookies: Sequence[bytes]) -> web.Response:
         sending = self._outsiders.answer(transaction)
         if sending is None:
-            return self._answers.refusal(asked, "expired", href=transaction.page)
+            return self._pages.gone(asked, transaction, "a reload took the party outside away")
         return self._answers.send(asked, sending, cookies=cookies)
 
     async def _audit(self, asked: Asked, entry: Entry, subject: str, outcome: str, reason: str) -> None:

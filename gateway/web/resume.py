@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, assert_never
+from typing import assert_never
 
 from aiohttp import web
 
@@ -71,8 +71,9 @@ class Resume:
 
     async def handle(self, request: web.BaseRequest, asked: Asked) -> web.Response:
         """GET or POST with `state`, and optionally the continue token. May raise StoreUnavailable and ClientGone."""
-        if request.method not in ("GET", "HEAD", "POST"):
-            return self._answers.refusal(asked, "bad_request", status=405, detail="Use GET or POST.")
+        if request.method not in ("GET", "POST") or navigation(asked.head) == "subresource":
+            # HEAD, a prefetch, an image: nobody looks at the answer, and what it would use up is used up once.
+            return self._pages.wrong_method(asked, "GET", "POST")
         given = await self._parameters(request, asked)
         if isinstance(given, web.Response):
             return given
@@ -90,12 +91,10 @@ class Resume:
         state = states[0]
         if not state.startswith(STATE_PREFIX):
             words = "invalid_request: this state is not one of ours. Send back the original state that you received."
+            self._trail.event("refused", request_id=asked.request_id, kind="bad_request", reason="a state that is none of ours")
             return self._answers.refusal(asked, "bad_request", detail=words, error="invalid_request")
         if not STATE.fullmatch(state):
             return self._pages.closed(asked, Closed("unknown", "not a state"))
-        if navigation(asked.head) == "subresource":
-            # Fetched by nobody who looks at it (HEAD, a prefetch, an image): what is used up once must not be used up by that.
-            return self._answers.refusal(asked, "bad_request", status=405, detail="Use GET or POST, as a page that is looked at.")
         visit = await self._door.enter(asked, transaction_id(state), own_page=True)
         if isinstance(visit, Closed):
             return await self._pages.turned_away(asked, visit)
@@ -114,7 +113,7 @@ class Resume:
             case Status.PENDING:
                 return self._back_to_step(asked, state)
             case _:
-                return self._pages.ended(asked, transaction, status=410 if transaction.reason == "authorize_again" else None)
+                return self._pages.ended(asked, transaction, state=state, status=410 if transaction.reason == "authorize_again" else None)
 
     async def _parameters(self, request: web.BaseRequest, asked: Asked) -> Given | web.Response:
         """What came in the query and in a form."""
@@ -124,7 +123,7 @@ class Resume:
                 body = await self._read_body(request, self._answer_limit)
             except BodyTooLarge as error:
                 self._trail.event("refused", request_id=asked.request_id, kind="too_large", reason=str(error))
-                return self._answers.refusal(asked, "too_large", limit=self._answer_limit)
+                return self._answers.refusal(asked, "body_too_large", error="too_large", limit=self._answer_limit)
         given = read_parameters(asked.head, body)
         if isinstance(given, Given):
             return given
@@ -159,7 +158,7 @@ class Resume:
             return await self._pages.visited(asked, state, visit)
         stored = await self._transactions.request(transaction.id, asked.now)
         if stored is None:
-            return self._answers.refusal(asked, "expired", href=transaction.page, about=transaction)
+            return self._pages.gone(asked, transaction, "its request is not stored any more")
         call = protocol_of(stored_head(stored, asked.head), self._endpoints(transaction.upstream), None)
         judged = await rerun(
             self._gate, transaction, stored, visit.identified, asked.head, asked.now, limit=self._condition_limit, call=call
@@ -261,10 +260,10 @@ class Resume:
         found: Found | None = await self._transactions.load(transaction_id(state), asked.now)
         if found is None or found.transaction.open:
             return self._back_to_step(asked, state)
-        return self._pages.ended(asked, found.transaction)
+        return self._pages.ended(asked, found.transaction, state=state)
 
     def _log(self, asked: Asked, transaction: Transaction, decision: str, rules: tuple[str, ...], reason: str) -> None:
-        path: Any = transaction.target.partition(b"?")[0].decode("latin-1")
+        path = STATE.sub("su_…", transaction.target.partition(b"?")[0].decode("latin-1"))
         self._trail.decision(
             request_id=asked.request_id, method=transaction.method, path=path, upstream=transaction.upstream, decision=decision,
             rules=rules, reason=reason or "redirect-callback", subject=transaction.subject.id,

@@ -7,11 +7,13 @@ from typing import Any
 
 from aiohttp import web
 
+from gateway.errors import BodyTooLarge
 from gateway.flow.asked import Asked
 from gateway.flow.browser import browser_for
 from gateway.flow.gate import Gate
 from gateway.flow.ports import Entropy
 from gateway.flow.sessions import Sessions
+from gateway.flow.trail import Trail
 from gateway.tokens.keys import Keyring
 from gateway.web.answer_form import Malformed, read_answer
 from gateway.web.answers import WebAnswers, allow_origin, response, wants_page
@@ -35,9 +37,11 @@ class Site:
         static: Static, introspect: Introspect,
         gate: Gate, sessions: Sessions, keyring: Callable[[], Keyring], cors: Callable[[], Sequence[str]],
         form_token: Callable[[str], str], read_body: ReadBody, limit: int, outside: OutsidePages, entropy: Entropy,
+        trail: Trail,
     ) -> None:  # fmt: skip
         self._outside = outside
         self._entropy = entropy
+        self._trail = trail
         self._prefix = prefix
         self._continue = continue_path
         self._transactions = transactions
@@ -54,7 +58,14 @@ class Site:
         self._introspect = introspect
 
     async def handle(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
-        """Answer a request for one of our paths. May raise StoreUnavailable, ClientGone, BodyTooLarge."""
+        """Answer a request for one of our paths. May raise StoreUnavailable and ClientGone."""
+        try:
+            return await self._handle(request, asked)
+        except BodyTooLarge as error:
+            self._trail.event("refused", request_id=asked.request_id, kind="too_large", reason=str(error))
+            return self._answers.refusal(asked, "body_too_large", error="too_large", limit=self._limit)
+
+    async def _handle(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
         path = asked.head.target.path.decode("latin-1")
         tail = path[len(self._prefix) + 1 :]
         steps = path != self._continue and tail.startswith("t/")
@@ -78,13 +89,23 @@ class Site:
             case ("OPTIONS", "jwks.json"):
                 return response(keys_preflight())
             case (_, "introspect"):
-                return await self._introspect.handle(request, asked) or self._answers.refusal(asked, "unknown")
+                return await self._introspect.handle(request, asked) or self._nothing_here(asked)
             case ("GET" | "HEAD", "pass"):
                 return await self._show_pass(asked)
             case ("POST", "pass/revoke"):
                 return await self._revoke(request, asked)
+            case (_, "jwks.json" | "pass" | "pass/revoke"):
+                return self._wrong_method(asked, *({"jwks.json": ("GET", "HEAD", "OPTIONS"), "pass": ("GET", "HEAD")}.get(tail, ("POST",))))
             case _:
-                return self._answers.refusal(asked, "unknown")
+                return self._nothing_here(asked)
+
+    def _wrong_method(self, asked: Asked, *methods: str) -> web.Response:
+        self._trail.event("refused", request_id=asked.request_id, kind="bad_request", reason=f"method {asked.head.method}")
+        return self._answers.not_allowed(asked, *methods, detail=f"Use {methods[0]}.")
+
+    def _nothing_here(self, asked: Asked) -> web.Response:
+        self._trail.event("refused", request_id=asked.request_id, kind="unknown", reason="no such path of the gateway's")
+        return self._answers.refusal(asked, "unknown")
 
     def _preflight(self, asked: Asked) -> web.Response:
         """Only configured origins may drive steps by JSON from elsewhere."""
@@ -103,7 +124,7 @@ class Site:
             # Before the page asks for anything: of many 401s at once each would set another one.
             cookie = browser_for(asked.head, self._entropy.token(), script=False).set_cookie
             cookies = (cookie,) if cookie else ()
-        return response(page, cookies) if page is not None else self._answers.refusal(asked, "unknown")
+        return response(page, cookies) if page is not None else self._nothing_here(asked)
 
     async def _show_pass(self, asked: Asked) -> web.Response:
         held, _ = self._gate.presented(asked.head, asked.now)
@@ -111,7 +132,7 @@ class Site:
         if not wants_page(asked.head):
             body: dict[str, Any] = {"subject": held.subject.id if held else "", "steps": [], "expires_in": int(ends - asked.now)}
             if held is not None:
-                body["steps"] = [{"step": p.step, "age": int(asked.now - p.at), "amr": list(p.amr)} for p in held.proofs.values()]
+                body["steps"] = [{"step": p.step, "age": max(0, int(asked.now - p.at)), "amr": list(p.amr)} for p in held.proofs.values()]
             return response(json_page(200, body))
         proofs = [Proved(p.step, f"{wait_text(max(1, int(asked.now - p.at)))} ago") for p in (held.proofs.values() if held else ())]
         page = self._answers.pages.proved(
@@ -126,11 +147,13 @@ class Site:
         identified = await self._gate.identify(asked.head, "", asked.now)
         answer = read_answer(asked.head.get("content-type") or "", await self._read_body(request, self._limit))
         if isinstance(answer, Malformed):
+            self._trail.event("refused", request_id=asked.request_id, kind="bad_request", reason=answer.private)
             return self._answers.refusal(asked, "bad_request", status=answer.status, detail=answer.public)
         held = identified.presented
         site = asked.head.get("sec-fetch-site")
         genuine = answer.json or answer.fields.get(TOKEN_FIELD, "") == self._form_token(held.sid if held else "")
         if not genuine or site not in (None, "same-origin", "none"):
+            self._trail.event("refused", request_id=asked.request_id, kind="forged", reason="not from the page that shows the pass")
             return self._answers.refusal(asked, "bad_request", status=403, href=f"{self._prefix}/pass")
         cookie = await self._sessions.forget(asked, identified)
         if not wants_page(asked.head):

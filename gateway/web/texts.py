@@ -19,6 +19,7 @@ Kind = Literal[
     "used_beginning",
     "bad_request",
     "bad_token",
+    "body_too_large",
     "cancelled",
     "declined",
     "denied",
@@ -132,6 +133,13 @@ TEXTS: Mapping[Kind, Text] = {
             "Go back to the step and try once more.",
         ),
         "stop",
+    ),
+    "body_too_large": Text(
+        413,
+        "This is too large",
+        ("What you sent is larger than what is taken here. It was not passed on.", "Go back and send less, or a smaller file."),
+        "stop",
+        "Go back to the application",
     ),
     "cancelled": Text(
         200,

@@ -41,12 +41,19 @@ from gateway.wire.media import navigation, prefers_json
 
 STATE = re.compile(r"su_[A-Za-z0-9_-]{43}")
 
+NO_STEP = "a reload took its step away"
+
 ReadBody = Callable[[web.BaseRequest, int], Awaitable[bytes]]
 
 
 def app_cookies(head: RequestHead, identified: Identified) -> tuple[tuple[str, str], ...]:
     """The browser's cookies for the upstream: ours, and those that nothing vouches for, removed."""
     return tuple((n, v) for n, v in parse_cookies(head) if n not in OWN_COOKIES and n not in identified.strip)
+
+
+def _standing(transaction: Transaction) -> str:
+    """How it ended, for the log."""
+    return f"{transaction.status.value} ({transaction.reason})" if transaction.reason else transaction.status.value
 
 
 def own_origins(transaction: Transaction) -> tuple[str, ...]:
@@ -74,7 +81,7 @@ class TransactionPages:
     async def handle(self, request: web.BaseRequest, asked: Asked, state: str) -> web.Response:
         """GET shows, POST answers. May raise StoreUnavailable and ClientGone."""
         if request.method not in ("GET", "HEAD", "POST"):
-            return self._answers.refusal(asked, "bad_request", status=405, detail="Use GET or POST.")
+            return self.wrong_method(asked, "GET", "HEAD", "POST")
         if not STATE.fullmatch(state):
             return self.closed(asked, Closed("unknown", "not a state"))
         visit = await self._door.enter(asked, transaction_id(state), own_page=True)
@@ -110,15 +117,30 @@ class TransactionPages:
 
     def closed(self, asked: Asked, closed: Closed) -> web.Response:
         """Why a transaction does not open, and what to do instead."""
-        self._trail.event("refused", request_id=asked.request_id, kind=closed.kind, reason=closed.private)
+        self._note(asked, closed.kind, closed.private)
         way = way_back(closed.transaction) if closed.transaction else "/"
         return self._answers.refusal(asked, closed.kind, retry_after=closed.retry_after, href=way, about=closed.transaction)
 
-    def ended(self, asked: Asked, transaction: Transaction, *, status: int | None = None, cookies: Sequence[bytes] = ()) -> web.Response:
-        """The page of a transaction that is over: what happened, and the way on."""
+    def wrong_method(self, asked: Asked, *methods: str) -> web.Response:
+        self._note(asked, "bad_request", f"method {asked.head.method}, as a {navigation(asked.head)}")
+        return self._answers.not_allowed(asked, *methods, detail="Use GET or POST.")
+
+    def _note(self, asked: Asked, kind: str, reason: str) -> None:
+        """The private half of a refusal: a line in the log, and a count."""
+        self._trail.event("refused", request_id=asked.request_id, kind=kind, reason=reason)
+
+    def gone(self, asked: Asked, transaction: Transaction, reason: str) -> web.Response:
+        """An open transaction that cannot go on, and the way to begin anew."""
+        self._note(asked, "expired", reason)
+        return self._answers.refusal(asked, "expired", href=transaction.page, about=transaction)
+
+    def ended(
+        self, asked: Asked, transaction: Transaction, *, state: str | None = None, status: int | None = None, cookies: Sequence[bytes] = ()
+    ) -> web.Response:
+        """The page of a transaction that is over: what happened, and the way on. state: where the client has shown it (not at a ticket)."""
         kind: Any = ENDED[transaction.status]
         if transaction.outside is not None:
-            return self._ended_outside(asked, transaction, kind, status, cookies)
+            return self._ended_outside(asked, transaction, kind, state, status, cookies)
         if (
             transaction.grant is not None
             and wants_page(asked.head)
@@ -142,12 +164,14 @@ class TransactionPages:
             way = transaction.page
         if transaction.status in (Status.SENDING, Status.UNKNOWN):
             status = 410 if transaction.status is Status.UNKNOWN else 409
+        if status is None or status >= 400:
+            self._note(asked, kind, f"its transaction is {_standing(transaction)}")
         if not wants_page(asked.head):
-            return self._json(self._document(asked, transaction, None), status or 410, cookies)
+            return self._json(self._document(asked, transaction, state), status or 410, cookies)
         return self._answers.refusal(asked, kind, status=status, href=way, label=label, message=message, about=transaction, cookies=cookies)
 
     def _ended_outside(
-        self, asked: Asked, transaction: Transaction, kind: str, status: int | None, cookies: Sequence[bytes]
+        self, asked: Asked, transaction: Transaction, kind: str, state: str | None, status: int | None, cookies: Sequence[bytes]
     ) -> web.Response:
         """The way on is that of the party outside: back with an error, or to its start page where it has had our answer."""
         outside = transaction.outside
@@ -159,8 +183,10 @@ class TransactionPages:
             status = 410 if status is None else status
             kind = transaction.reason if transaction.reason in ("cancelled", "declined", "authorize_again") else kind
             message = transaction.reason[:1].upper() + transaction.reason[1:] + "." if kind != transaction.reason else ""
+        if status is None or status >= 400:
+            self._note(asked, kind, f"its transaction is {_standing(transaction)}")
         if not wants_page(asked.head):
-            return self._json(self._document(asked, transaction, None), status or 410, cookies)
+            return self._json(self._document(asked, transaction, state), status or 410, cookies)
         label = "Go back to " + origin_or_own(asked.head, outside.url).partition("://")[2]
         return self._answers.refusal(asked, kind, status=status, href=way, label=label, message=message, about=transaction, cookies=cookies)
 
@@ -171,7 +197,7 @@ class TransactionPages:
         if transaction.outside is not None and transaction.status is Status.DONE and wants_page(asked.head):
             return self._answers.see_other(self._answers.continue_path(state), cookies)  # which sends the answer again while it lives
         if not transaction.open:
-            return self.ended(asked, transaction, cookies=cookies)
+            return self.ended(asked, transaction, state=state, cookies=cookies)
         if navigation(asked.head) == "frame" and not prefers_json(asked.head):
             pages = self._answers.pages
             return response(
@@ -188,7 +214,7 @@ class TransactionPages:
                 return self._answers.see_other(self._answers.continue_path(state), cookies)
             return self._json(self._document(asked, transaction, state, evidence=visit.client), 200, cookies)
         if not self._progress.knows(transaction):
-            return self._answers.refusal(asked, "expired", href=transaction.page, about=transaction)
+            return self.gone(asked, transaction, NO_STEP)
         found, skipped = await self._progress.skip(visit.found, asked.now)
         for step in skipped:
             await self.audit(asked, found.transaction, step, "remembered", "answered before")
@@ -200,6 +226,7 @@ class TransactionPages:
     async def _to_login(self, asked: Asked, state: str, transaction: Transaction) -> web.Response:
         login = self._login_url(transaction.upstream)
         if login is None:
+            self._note(asked, "no_subject", "a subject is needed, and no login form is configured")
             return self._answers.refusal(asked, "no_subject", about=transaction)
         await self._transactions.remember("waiting", transaction.binding, state, expires=transaction.expires, now=asked.now)
         if wants_page(asked.head):
@@ -292,31 +319,34 @@ class TransactionPages:
         try:
             body = await self._read_body(request, self._answer_limit)
         except BodyTooLarge as error:
-            self._trail.event("refused", request_id=asked.request_id, kind="too_large", reason=str(error))
-            return self._answers.refusal(asked, "too_large", href=self._answers.transaction_path(state), limit=self._answer_limit)
+            self._note(asked, "too_large", str(error))
+            return self._answers.refusal(
+                asked, "body_too_large", error="too_large", href=self._answers.transaction_path(state), limit=self._answer_limit
+            )
         answer = read_answer(asked.head.get("content-type") or "", body)
         if isinstance(answer, Malformed):
+            self._note(asked, "bad_request", answer.private)
             return self._answers.refusal(
                 asked, "bad_request", status=answer.status, detail=answer.public, href=self._answers.transaction_path(state)
             )  # fmt: skip
         fields = dict(answer.fields)
         forged = self._forged(asked.head, fields.pop(TOKEN_FIELD, ""), transaction, scripted=answer.json)
         if forged:
-            self._trail.event("refused", request_id=asked.request_id, kind="forged", reason=forged)
+            self._note(asked, "forged", forged)
             return self._answers.refusal(
                 asked, "bad_request", status=403, href=self._answers.transaction_path(state), detail="The form did not come from this page."
             )
         if not transaction.open:
-            return self.ended(asked, transaction)
+            return self.ended(asked, transaction, state=state)
         action = fields.get("action", "")
         if action == "cancel":
-            return await self._cancelled(asked, visit)
+            return await self._cancelled(asked, state, visit)
         if visit.needs_login:
             return await self._to_login(asked, state, transaction)
         if transaction.status is Status.READY:
             return self._onward(asked, state, Moved(transaction), evidence=visit.client)
         if not self._progress.knows(transaction):
-            return self._answers.refusal(asked, "expired", href=transaction.page, about=transaction)
+            return self.gone(asked, transaction, NO_STEP)
         current = transaction.current
         if current is not None and current.step == CONFIRM:
             if action == "send":
@@ -372,16 +402,16 @@ class TransactionPages:
         shown = await self._progress.show(Found(held.transaction, visit.found.version), self.look(asked, visit, state))
         return await self._showing(asked, state, replace(shown, error=error), 429)
 
-    async def _cancelled(self, asked: Asked, visit: Visit) -> web.Response:
+    async def _cancelled(self, asked: Asked, state: str, visit: Visit) -> web.Response:
         moved = await self._progress.cancel(visit.found, asked.now)
         await self.audit(asked, moved.transaction, "", moved.outcome or "overtaken", moved.private)
         if moved.outcome != "cancelled":
-            return self.ended(asked, moved.transaction)
+            return self.ended(asked, moved.transaction, state=state)
         if wants_page(asked.head):
             if moved.transaction.grant is not None:  # this browser came from nowhere here
                 return self.ended(asked, moved.transaction, status=200)
             return self._answers.see_other(way_back(moved.transaction))
-        return self._json(self._document(asked, moved.transaction, None), 200)
+        return self._json(self._document(asked, moved.transaction, state), 200)
 
     def _onward(self, asked: Asked, state: str, moved: Moved, cookies: Sequence[bytes] = (), *, evidence: bool = False) -> web.Response:
         """Post/redirect/get: to the next step, to /continue, or to the page that says how it ended."""

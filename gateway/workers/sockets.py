@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Mapping, MutableMapping, Sequence
 from errno import EADDRNOTAVAIL, EAFNOSUPPORT
+from ipaddress import ip_address
 
 from gateway.app import ADMIN
 from gateway.errors import StartRefused
@@ -160,6 +161,16 @@ def handed_over(environ: MutableMapping[str, str], keys: Sequence[str], pid: int
             sock.close()
         raise
     return {key: tuple(socks) for key, socks in found.items()}
+
+
+def on_loopback(key: str, handed: Sequence[socket.socket]) -> None:
+    """What `gateway check` says of an address in the settings, for sockets that take its place. Raises StartRefused."""
+    for sock in handed:
+        host, port = sock.getsockname()[:2]
+        if not ip_address(host.partition("%")[0]).is_loopback:
+            raise StartRefused(
+                f"the socket handed over for {key} is off loopback ({host} port {port}): the admin listener needs `admin.token`"
+            )
 
 
 def _key_of(sock: socket.socket, name: str, keys: Sequence[str], *, alone: bool) -> str:

@@ -38,7 +38,8 @@ LOOK: dict[str, Any] = {
     "replay": "confirm",
 }
 OVERRIDDEN: dict[str, Any] = {"name": "override", "match": {"path": "/override", "method": "POST"}, "require": "human", "max_age": "5m"}
-RULES = [SEND, READ, CODE, NEVER, LOOK, OVERRIDDEN]
+KEPT: dict[str, Any] = {"name": "kept", "match": {"path": "/kept/*", "method": "POST"}, "require": "human", "max_age": "once"}
+RULES = [SEND, READ, KEPT, CODE, NEVER, LOOK, OVERRIDDEN]
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -353,6 +354,40 @@ async def test_another_subject_cannot_finish_what_one_began(place: Place) -> Non
     assert sent(place, "/pay") == []
 
 
+@pytest.mark.parametrize(
+    ("method", "headers"),
+    [
+        ("HEAD", {}),
+        ("HEAD", SCRIPT),
+        ("GET", {"Sec-Purpose": "prefetch"}),
+        ("GET", {"Sec-Fetch-Dest": "image", "Sec-Fetch-Mode": "no-cors"}),
+    ],
+)
+async def test_what_nobody_looks_at_uses_up_no_continue(place: Place, method: str, headers: dict[str, str]) -> None:
+    client = place.client()
+    asked = await client.get("/read/x")
+    way = await passed(client, asked.location)
+    unseen = await client.request(method, way, headers=headers)
+    assert (unseen.status, unseen.headers["Allow"], unseen.headers.getall("Set-Cookie", [])) == (405, "GET, POST", [])
+    assert (await client.get(way)).location == "/read/x"
+
+
+async def test_a_client_finds_its_state_in_whatever_it_is_told_of_it(place: Place) -> None:
+    client = place.client()
+    asked = await client.get("/read/y", headers=SCRIPT)
+    state = asked.json["state"]
+    page = f"/.stepup/t/{state}"
+    assert (await client.get(page, headers=JSON)).json["state"] == state
+    assert (await answered(client, page))["state"] == state
+    assert (await client.get(f"/continue?state={state}", headers=SCRIPT)).status == 204
+    for way in (page, f"/continue?state={state}"):
+        over = await client.get(way, headers=SCRIPT)
+        assert (over.status, over.json["status"], over.json["state"]) == (410, "failed", state)
+    again = await client.post("/send", {"x": "1"})
+    cancelled = await client.post(again.location, json={"action": "cancel"}, headers=SCRIPT)
+    assert cancelled.json["state"] == again.location.rpartition("/")[2]
+
+
 async def test_what_was_cancelled_stays_cancelled_and_its_content_is_gone(place: Place) -> None:
     client = place.client()
     asked = await client.post("/send", {"x": "1"}, headers={"Referer": place.gateway.base + "/form?step=2"})
@@ -624,6 +659,11 @@ async def test_a_state_is_not_logged_even_where_it_stands_in_a_path_that_is_not_
     state = "su_" + "S" * 43
     for path in (f"/%2estepup/t/{state}", f"/.STEPUP/t/{state}", f"/.stepup/t/{state}", f"/continue?state={state}", f"/open?state={state}"):
         await place.client().get(path)
+    client = place.client()
+    asked = await client.get(f"/read/{state}")
+    assert (await client.get(await passed(client, asked.location))).location == f"/read/{state}"
+    asked = await client.post(f"/kept/{state}", {"x": "1"})
+    assert (await client.get((await client.get(await passed(client, asked.location))).location)).status == 200
     logged = capsys.readouterr()
     assert "/.STEPUP/t/" in logged.out + logged.err
     assert state not in logged.out + logged.err

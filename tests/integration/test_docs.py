@@ -43,6 +43,7 @@ from click.testing import CliRunner
 from pydantic import BaseModel
 
 from gateway.app import REGISTRY
+from gateway.app.part import FIXED
 from gateway.cli.main import main
 from gateway.flow.transaction import diagram
 from gateway.settings.load import Loaded, Problems, load
@@ -672,6 +673,17 @@ def test_every_exit_code_and_signal_of_the_help_is_in_the_operations() -> None:
     text = prose("docs/operations.md")
     assert all(f"| {code} |" in text for code in (0, 1, 2))
     assert all(name in text for name in ("SIGHUP", "SIGTERM", "SIGINT"))
+
+
+def test_the_how_to_of_a_reload_names_what_changes_at_once_and_what_waits() -> None:
+    at_once, waits = (
+        set(re.findall(r"`([a-z_]+)`", line.partition(":")[2]))
+        for line in re.findall(
+            r"^(?:At once|At the next start):.*?\n\n", (ROOT / "docs/how-to/reload.md").read_text(), re.DOTALL | re.MULTILINE
+        )
+    )
+    assert waits == set(FIXED)
+    assert at_once == GatewaySpec.model_fields.keys() - set(FIXED)
 
 
 def test_every_bound_of_clients_is_in_the_operations() -> None:

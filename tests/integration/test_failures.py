@@ -262,6 +262,34 @@ async def test_a_pass_counts_for_five_seconds_without_news_of_revocations(tmp_pa
         assert await gateway.ledger(browser, "Again-Unique") == 1
 
 
+@pytest.mark.parametrize("lane", ["auto", "slow"])
+async def test_a_clock_that_is_set_back_makes_no_pass_and_no_proof_last_longer(tmp_path: Path, lane: str) -> None:
+    clock = Clock(time.time())
+    gated = [{"name": "gated", "match": {"path": "/account"}, "require": "human", "max_age": "5m"}]
+    async with running(tmp_path, clock=clock, rules=gated, lane=lane) as gateway:
+        browser = gateway.browser()
+        await gateway.pass_captcha(browser, (await browser.get("/account")).location)
+        for _ in range(2):  # the second one finds whatever the first has left behind
+            assert (await browser.get("/account")).status == 302, "the application's own: to its login"
+        await gateway.advance(-4)
+        assert (await browser.get("/account")).status == 302, "as far as clocks may differ"
+        assert (await browser.json("GET", "/.stepup/pass")).json["steps"] == [{"step": "human", "age": 0, "amr": []}]
+        await gateway.advance(-60)
+        assert (await browser.get("/account")).location.startswith("/.stepup/t/")
+        assert (await browser.json("GET", "/.stepup/pass")).json["steps"] == []
+
+
+async def test_a_clock_that_is_set_back_makes_old_news_of_revocations_no_younger(tmp_path: Path) -> None:
+    clock = Clock(time.time())
+    async with running(tmp_path, clock=clock, rules=rules()) as gateway:
+        await gateway.app.feed.refresh()
+        assert gateway.app.feed.age(clock()) == 0
+        clock.advance(-60)
+        assert gateway.app.feed.age(clock()) == float("inf")
+        await gateway.app.feed.refresh()
+        assert gateway.app.feed.age(clock()) == 0
+
+
 async def test_a_rule_that_says_on_error_allow_lets_pass_while_the_store_is_away(tmp_path: Path, away: Away) -> None:
     async with on_store(tmp_path, away) as gateway:
         browser = gateway.browser()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
 import socket
 import ssl
 import stat
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -127,7 +130,8 @@ async def test_a_killed_worker_costs_its_own_requests_and_no_count_goes_back(tmp
         assert set(visitors.answers) == {200}
         assert "stepup_worker_restarts_total 1.0" in await metrics(there)
         assert "stepup_workers 4.0" in await metrics(there)
-        assert len(there.process.lines) == len(there.process.text.splitlines())  # no line is torn
+        whole = [line for line in there.process.text.splitlines(keepends=True) if line.endswith("\n")]
+        assert all(json.loads(line)["event"] for line in whole)  # no line is torn
 
 
 async def test_a_worker_that_dies_again_and_again_waits_longer_and_swallows_no_connection(tmp_path: Path) -> None:
@@ -473,8 +477,6 @@ class Manager:
 
 
 async def test_sockets_come_from_a_service_manager_that_is_told_what_happens(tmp_path: Path) -> None:
-    import sys
-
     launcher = tmp_path / "launch.py"
     launcher.write_text(LAUNCHER)
     manager = Manager(tmp_path / "notify")
@@ -504,17 +506,30 @@ async def test_sockets_come_from_a_service_manager_that_is_told_what_happens(tmp
         manager.close()
 
 
-def test_a_socket_handed_over_without_a_name_we_know_stops_the_start(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
-    config = demo_config(tmp_path, app_port=free_port(), port=free_port(), admin_port=free_port(), mail={"smtp": "smtp://127.0.0.1:25"})
-    launcher = tmp_path / "launch.py"
+def launched(folder: Path, names: str, **changes: Any) -> subprocess.CompletedProcess[str]:
+    """`gateway run` with sockets handed over, where it does not start."""
+    folder.mkdir(exist_ok=True)
+    config = demo_config(
+        folder, app_port=free_port(), port=free_port(), admin_port=free_port(), mail={"smtp": "smtp://127.0.0.1:25"}, **changes
+    )
+    launcher = folder / "launch.py"
     launcher.write_text(LAUNCHER)
-    names = "one=127.0.0.1:0,listen=127.0.0.1:0"
     command = [sys.executable, str(launcher), names, "", sys.executable, "-m", "gateway", "run", "-c", str(config)]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=20)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=20)
+
+
+def test_a_socket_handed_over_without_a_name_we_know_stops_the_start(tmp_path: Path) -> None:
+    ended = launched(tmp_path, "one=127.0.0.1:0,listen=127.0.0.1:0")
     assert ended.returncode == 1
     assert ended.stderr == (
         'gateway: a socket was handed over by the name "one"; give it FileDescriptorName= and one of: listen, admin.listen\n'
+    )
+
+
+def test_an_admin_socket_off_loopback_needs_a_token_whoever_opened_it(tmp_path: Path) -> None:
+    port = free_port()
+    ended = launched(tmp_path, f"listen=127.0.0.1:0,admin.listen=0.0.0.0:{port}")
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        f"gateway: the socket handed over for admin.listen is off loopback (0.0.0.0 port {port}): the admin listener needs `admin.token`\n"
     )

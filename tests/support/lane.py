@@ -40,6 +40,10 @@ class Lane:
     cut: list[str] = field(default_factory=list)
     tunnels: list[Tunnel] = field(default_factory=list)
 
+    def refuse(self, status: int, reason: str) -> str:
+        self.refused.append((status, reason))
+        return ""
+
     @property
     def port(self) -> int:
         assert self.server is not None
@@ -102,7 +106,7 @@ async def lane(
         port=0,
         ssl_context=context,
         limits=made.limits,
-        on_bad_request=lambda status, reason: made.refused.append((status, reason)),
+        on_bad_request=made.refuse,
         on_cut=made.cut.append,
     )
     try:

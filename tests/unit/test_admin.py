@@ -9,16 +9,17 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
 from yarl import URL
 
 from gateway.app import STEP_FOLDERS
 from gateway.errors import StoreUnavailable
-from gateway.spec.sections import ThemeSpec
+from gateway.lanes.server import serve
+from gateway.spec.sections import LimitsSpec, ThemeSpec
 from gateway.web.admin import Admin
 from gateway.web.pages import Pages, Shown
 from gateway.web.static import Static
 from tests.support.gateway import running
+from tests.support.raw import raw_client
 
 TOKEN = "correct-horse-battery-staple"
 SHOWN = Shown(nonce="c29tZS1mcmVzaC1ub25jZQ", request_id="r-1")
@@ -72,14 +73,14 @@ async def listener(
         shown=lambda: SHOWN,
         mailbox=None if mail is None else lambda: mail,
     )
-    runner = web.AppRunner(admin.application())
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    server = await serve(
+        admin.handle, host="127.0.0.1", port=0, ssl_context=None, limits=LimitsSpec(), on_bad_request=lambda _status, _reason: ""
+    )
     try:
         async with aiohttp.ClientSession() as session:
-            yield Listener(session, int(runner.addresses[0][1]))
+            yield Listener(session, server.port)
     finally:
-        await runner.cleanup()
+        await server.close(0)
 
 
 # -- Host (DNS rebinding) ------------------------------------------------------------------------------------------------
@@ -162,6 +163,7 @@ async def test_other_paths_and_methods_are_refused_in_json_and_name_no_software(
             found, headers, body = await there.ask(path, method)
             assert (found, set(body)) == (status, {"error"})
             assert "aiohttp" not in headers["Server"]
+            assert headers.get("Allow") == ("GET, HEAD" if status == 405 else None)
 
 
 # -- mailbox -------------------------------------------------------------------------------------------------------------
@@ -233,3 +235,23 @@ async def test_metrics_of_a_gateway_count_decisions_by_upstream(tmp_path: Path) 
         assert 'stepup_decisions_total{decision="allow",upstream="bank"} 1.0' in text
         assert 'stepup_decisions_total{decision="step-up",upstream="bank"} 1.0' in text
         assert 'stepup_rule_hits_total{mode="enforce",rule="admin-needs-both"} 1.0' in text
+
+
+async def test_what_a_client_can_hold_of_the_admin_listener_is_bounded_too(tmp_path: Path) -> None:
+    limits = {"head_timeout": "100ms", "keepalive": "100ms", "max_connections": 2}
+    async with running(tmp_path, limits=limits) as there:
+        port = there.app.admin_port
+        async with raw_client(port) as slow, raw_client(port) as silent:
+            await slow.send(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+            async with raw_client(port) as one_too_many:
+                turned_away = await one_too_many.response()
+            assert (turned_away.status, turned_away.head.get(b"retry-after")) == (503, b"5")
+            assert (await slow.response()).status == 408
+            assert await silent.rest() == b""
+        async with raw_client(port) as large:
+            await large.send(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"x" * 20_000 + b"\r\n\r\n")
+            assert (await large.response()).status == 431
+        async with raw_client(port) as unused:
+            await unused.send(b"HEAD /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert (await unused.response(method="HEAD")).status == 200
+            assert await unused.rest() == b"", "closed when it was not used again"

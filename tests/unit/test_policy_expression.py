@@ -172,7 +172,7 @@ class TestWhatIsMissing:
 @pytest.mark.parametrize(
     "source",
     [
-        "request.path",
+        "request.query",
         "1 / 0 == 1",
         'request.json.a.b == "x"',
         "request.query.a > 1",
@@ -217,6 +217,10 @@ def test_errors_and_values_that_are_no_boolean_are_broken(source: str) -> None:
         ("Message{a: 1}", 0, "cannot be made here"),
         (".request.path", 1, "without the dot"),
         ("true" + " " * 5000, 4096, "at most 4096"),
+        ("request.method", 0, "gives text, where true or false is needed"),
+        ("size(request.path)", 0, "gives a number, where true or false is needed"),
+        ("now", 0, "gives a time, where true or false is needed"),
+        ('true ? "yes" : "no"', 0, "gives text, where true or false is needed"),
     ],
 )
 def test_mistakes_are_found_with_their_place(source: str, offset: int, message: str) -> None:

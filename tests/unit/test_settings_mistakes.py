@@ -132,6 +132,10 @@ def test_a_good_configuration_has_no_mistakes(tmp_path: Path) -> None:
         ("theme: {logo: ▸none.svg}", "theme.logo: cannot read none.svg: No such file or directory"),
         ("theme: {logo: ▸gateway.yaml}", "theme.logo: is neither SVG nor PNG by its name"),
         ("theme: {support_url: ▸'javascript:x'}", "theme.support_url: is not a link; write https://… or mailto:…"),
+        ("guessing: {window: ▸0s}", "guessing.window: must be more than 0s"),
+        ("passes: {max_age: ▸0s}", "passes.max_age: must be more than 0s"),
+        ("transactions: {ttl: ▸0ms}", "transactions.ttl: must be more than 0s"),
+        ("limits: {answer_body: ▸0}", "limits.answer_body: must be at least 1"),
         ("transactions: {ttl: ▸600}", "transactions.ttl: is not a duration; write a number with a unit: 250ms, 30s, 5m, 12h, 7d"),
         (
             "transactions: {max_body: ▸1 MB?}",
@@ -264,6 +268,7 @@ def test_sections(tmp_path: Path, lines: str, said: str) -> None:
         ),
         ("require: [quiz]", "deny: {status: ▸200}", "rules[0].deny.status: must be at least 400"),
         ("quiz]", "quiz]\n    ▸except_: {path: /x}", 'rules[0].except_: unknown key; did you mean "except"?'),
+        ("quiz]", "quiz]\n    max_age: ▸0s", "rules[0].max_age: must be more than 0s; write `once` to ask each time"),
         ("quiz]", "quiz]\n    max_age: ▸5", "rules[0].max_age: is not a duration; write a number with a unit: 250ms, 30s, 5m, 12h, 7d"),
         (
             "quiz]",

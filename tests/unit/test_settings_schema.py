@@ -185,9 +185,9 @@ def test_kinds_and_sources_have_sections_without_the_key_that_names_them() -> No
 @pytest.mark.parametrize(
     "row",
     [
-        "| `ttl` | duration | `10m` | How long a suspended request waits. |",
+        "| `ttl` | duration, more than 0 | `10m` | How long a suspended request waits. |",
         "| `max_body` | size | `1MiB` | Largest body that is stored; 413 above. |",
-        "| `upstream_ttl` | duration, at most 1m | `1m` | Life of an upstream token. |",
+        "| `upstream_ttl` | duration, more than 0, at most 1m | `1m` | Life of an upstream token. |",
         "| `status` | number, 400 to 599 | `403` | HTTP status of the refusal. |",
         "| `level` | number, 1 to 5 | `1` | How hard it is. |",
         "| `cert_file` | text | **required** | PEM file with the certificate chain. |",

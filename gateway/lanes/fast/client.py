@@ -887,8 +887,8 @@ class FastConnection(asyncio.Protocol):
             self._cut_off(now)
         elif self._state == IDLE and self._ahead:
             reason = f"the request head took longer than {self._limits.head_timeout:g} s"
-            self._listener.on_bad_request(408, reason)
-            self._transport.write(plain(408, "Request Timeout"))
+            number = self._listener.on_bad_request(408, reason)
+            self._transport.write(plain(408, "Request Timeout", number=number))
             self._close()
         elif self._state in (IDLE, SPENT):
             if self._state == IDLE:
