@@ -89,6 +89,9 @@ class TransactionPages:
             return await self.turned_away(asked, visit)
         if request.method == "POST":
             return await self._post(request, asked, state, visit)
+        if navigation(asked.head) == "subresource" and visit.found.transaction.status is Status.PENDING:
+            # HEAD, a prefetch, an image: nobody looks at the page, and a code is mailed to who does.
+            return self.wrong_method(asked, "GET", "POST")
         return await self.visited(asked, state, visit)
 
     async def visited(self, asked: Asked, state: str, visit: Visit) -> web.Response:

@@ -222,6 +222,23 @@ async def test_what_nobody_looks_at_uses_nothing_up(demo: Running, method: str, 
     assert (await browser.get(way)).location == "/account"
 
 
+@pytest.mark.parametrize(
+    ("method", "headers"),
+    [("HEAD", {}), ("GET", {"Sec-Purpose": "prefetch;prerender"}), ("GET", {"Sec-Fetch-Dest": "image", "Sec-Fetch-Mode": "no-cors"})],
+    ids=["head", "prefetch", "image"],
+)
+async def test_what_nobody_looks_at_begins_no_step(demo: Running, method: str, headers: dict[str, str]) -> None:
+    await reload(demo, {"name": "transfer", "match": {"path": "/transfer", "method": "POST"}, "require": "code"})
+    browser = demo.browser()
+    await demo.log_in(browser)
+    page = (await demo.transfer(browser, "Unique")).location
+    refused = await browser.request(method, page, headers=headers)
+    assert (refused.status, refused.headers["Allow"]) == (405, "GET, POST")
+    assert demo.mails == []
+    assert (await browser.get(page)).status == 200
+    assert len(demo.mails) == 1
+
+
 async def test_more_than_continue_takes_is_told_without_talk_of_a_confirmation(demo: Running) -> None:
     refused = await demo.browser().post("/continue", b"x=" + b"y" * 70_000, headers={"Content-Type": "application/x-www-form-urlencoded"})
     assert refused.status == 413
