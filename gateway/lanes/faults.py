@@ -30,7 +30,7 @@ def refusal(error: GatewayError, asked: Asked, upstream: str, *, answers: Answer
             return answers.refusal(asked, "store_down", retry_after=5)
         case BodyTooLarge():
             trail.event("refused", request_id=request_id, kind="too_large", reason=str(error))
-            return answers.refusal(asked, "body_too_large", error="too_large", limit=limits.max_upload)
+            return answers.refusal(asked, "too_large", limit=limits.max_upload)
         case BodyTimeout():
             trail.event("refused", request_id=request_id, kind="body_timeout", reason=str(error))
             return answers.bare(408, "body_timeout", request_id)

@@ -66,7 +66,7 @@ class Arrivals:
         arrival = Arrival(state, without_state(given.query), without_state(given.form))
         if arrival.too_large:
             await self._refused(asked, where, "more parameters than are kept")
-            return self._answers.refusal(asked, "body_too_large", error="too_large", limit=MOST)
+            return self._answers.refusal(asked, "too_large", limit=MOST)
         if asked.head.method == "POST" and await self._without_cookie(asked, where):
             return await self._park(asked, where, arrival)
         visit = await self._door.enter(asked, where.transaction, own_page=True)

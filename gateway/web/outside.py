@@ -147,7 +147,7 @@ class OutsidePages:
             body = await self._read_body(request, self._answer_limit)
         except BodyTooLarge as error:
             self._trail.event("refused", request_id=asked.request_id, kind="too_large", reason=str(error))
-            return self._answers.refusal(asked, "body_too_large", error="too_large", limit=self._answer_limit)
+            return self._answers.refusal(asked, "too_large", limit=self._answer_limit)
         if not body:
             return pairs
         if media_type(asked.head.get("content-type") or "") != "application/x-www-form-urlencoded":

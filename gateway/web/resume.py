@@ -123,7 +123,7 @@ class Resume:
                 body = await self._read_body(request, self._answer_limit)
             except BodyTooLarge as error:
                 self._trail.event("refused", request_id=asked.request_id, kind="too_large", reason=str(error))
-                return self._answers.refusal(asked, "body_too_large", error="too_large", limit=self._answer_limit)
+                return self._answers.refusal(asked, "too_large", limit=self._answer_limit)
         given = read_parameters(asked.head, body)
         if isinstance(given, Given):
             return given

@@ -63,7 +63,7 @@ class Site:
             return await self._handle(request, asked)
         except BodyTooLarge as error:
             self._trail.event("refused", request_id=asked.request_id, kind="too_large", reason=str(error))
-            return self._answers.refusal(asked, "body_too_large", error="too_large", limit=self._limit)
+            return self._answers.refusal(asked, "too_large", limit=self._limit)
 
     async def _handle(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
         path = asked.head.target.path.decode("latin-1")

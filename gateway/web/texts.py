@@ -19,7 +19,6 @@ Kind = Literal[
     "used_beginning",
     "bad_request",
     "bad_token",
-    "body_too_large",
     "cancelled",
     "declined",
     "denied",
@@ -133,13 +132,6 @@ TEXTS: Mapping[Kind, Text] = {
             "Go back to the step and try once more.",
         ),
         "stop",
-    ),
-    "body_too_large": Text(
-        413,
-        "This is too large",
-        ("What you sent is larger than what is taken here. It was not passed on.", "Go back and send less, or a smaller file."),
-        "stop",
-        "Go back to the application",
     ),
     "cancelled": Text(
         200,
@@ -309,9 +301,9 @@ TEXTS: Mapping[Kind, Text] = {
     "too_large": Text(
         413,
         "This is too large",
-        ("More was sent than is taken here. It was not passed on.", "Go back and send less."),
+        ("More was sent than is taken here. It was not passed on.", "Go back and send less, or a smaller file."),
         "stop",
-        "Go back",
+        "Go back to the application",
     ),
     "too_large_to_keep": Text(
         413,

@@ -323,9 +323,7 @@ class TransactionPages:
             body = await self._read_body(request, self._answer_limit)
         except BodyTooLarge as error:
             self._note(asked, "too_large", str(error))
-            return self._answers.refusal(
-                asked, "body_too_large", error="too_large", href=self._answers.transaction_path(state), limit=self._answer_limit
-            )
+            return self._answers.refusal(asked, "too_large", href=self._answers.transaction_path(state), limit=self._answer_limit)
         answer = read_answer(asked.head.get("content-type") or "", body)
         if isinstance(answer, Malformed):
             self._note(asked, "bad_request", answer.private)
