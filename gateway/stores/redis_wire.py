@@ -1,8 +1,8 @@
 """One server, one connection, one queue: commands go out as they come and answers come back in their order (RESP 2).
 
 redis-py takes a connection, a timer and a task for each command; here a command is a write and a future. What a caller no longer waits for
-is still read, so that the next answer finds its own caller. An answer that is overdue ends the connection, and every call on it with a
-fault; the next call opens a fresh one. Nothing is retried.
+is still read, so that the next answer finds its own caller. Where an answer is overdue the next call opens a fresh connection; the old one
+ends when the last call on it is answered or overdue. Nothing is retried.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class NoScript(RedisFault):
 
 
 class _Wire(asyncio.Protocol):
-    """A connection. `lost` is done when it has ended."""
+    """A connection. `lost` is done when it has ended; `overdue`: an answer did not come in time, so nothing new is to be sent."""
 
     def __init__(self, deadline: float) -> None:
         self._loop = asyncio.get_running_loop()
@@ -45,6 +45,7 @@ class _Wire(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._stalled = False
+        self.overdue = False
         self.lost: asyncio.Future[None] = self._loop.create_future()
 
     def send(self, commands: Sequence[Command]) -> list[asyncio.Future[Any]]:
@@ -77,6 +78,8 @@ class _Wire(asyncio.Protocol):
                     future.set_result(answer)
         except (hiredis.HiredisError, IndexError):  # no RESP, or an answer that nobody asked for
             self.end()
+        if self.overdue and not self._waiting:
+            self.end()
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._timer is not None:
@@ -93,17 +96,24 @@ class _Wire(asyncio.Protocol):
         """Is an answer overdue? One timer looks after all of them."""
         self._timer = None
         if not self._waiting:
+            self._stalled = False
             return
-        due, now = self._waiting[0][1] + self._deadline, self._loop.time()
-        if now < due:
-            self._timer = self._loop.call_at(due, self._look)
-        elif now > due + STALL and not self._stalled:  # this process had no processor: look again when what has come has been read
-            self._stalled = True
+        first, now = self._waiting[0][1] + self._deadline, self._loop.time()
+        if now < first:
+            self._stalled = False
+            self._timer = self._loop.call_at(first, self._look)
+            return
+        if now > first + STALL and not (self._stalled or self.overdue):
+            self._stalled = True  # this process had no processor: look again when what has come has been read
             self._timer = self._loop.call_later(STALL, self._look)
             return
-        else:
+        self.overdue = True
+        # Who called later has the whole time as well: the server may be back.
+        later = next((sent for _, sent in self._waiting if now < sent + self._deadline), None)
+        if later is None:
             self.end()
-        self._stalled = False
+        else:
+            self._timer = self._loop.call_at(later + self._deadline, self._look)
 
 
 class RedisWire:
@@ -117,6 +127,7 @@ class RedisWire:
         self._deadline = deadline
         self._tls: ssl.SSLContext | None = None
         self._wire: _Wire | None = None
+        self._left: set[_Wire] = set()  # on which an answer was overdue, and others are waited for
         self._opening: asyncio.Task[_Wire] | None = None
 
     async def run(self, *command: Any) -> Any:
@@ -144,15 +155,21 @@ class RedisWire:
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.gather(self._opening, return_exceptions=True)
-        if self._wire is not None:
-            self._wire.end()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._deadline):
-                    await asyncio.shield(self._wire.lost)
+        wires = [wire for wire in (self._wire, *self._left) if wire is not None]
+        for wire in wires:
+            wire.end()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._deadline):
+                await asyncio.gather(*(asyncio.shield(wire.lost) for wire in wires))
 
     async def _ready(self) -> _Wire:
-        if self._wire is not None and not self._wire.lost.done():
-            return self._wire
+        wire = self._wire
+        if wire is not None and not wire.lost.done():
+            if not wire.overdue:
+                return wire
+            self._left.add(wire)
+            wire.lost.add_done_callback(lambda _: self._left.discard(wire))
+            self._wire = None
         if self._opening is None or self._opening.done():
             self._opening = asyncio.create_task(self._open())
             self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())  # seen, also where nobody waits any more

@@ -139,7 +139,7 @@ ALICES = {"name": "alices", "match": {"path": "/echo"}, "when": "subject.id != '
 @asynccontextmanager
 async def on_store(tmp_path: Path, away: Away) -> AsyncIterator[Running]:
     """A gateway on that store, its clock in our hands."""
-    stores = {"state": away.url, "records": RECORDS, "sqlite_deadline": "300ms"}
+    stores = {"state": away.url, "records": RECORDS, "sqlite_deadline": "300ms", "redis_deadline": "1s"}
     async with running(tmp_path / "gateway", clock=Clock(time.time()), stores=stores, rules=rules(SOFT, ALICES)) as gateway:
         yield gateway
 

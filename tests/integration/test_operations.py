@@ -246,7 +246,8 @@ async def test_the_logs_name_every_decision_and_no_secret(tmp_path: Path) -> Non
         assert [line["decision"] for line in transfers] == ["step-up", "resume", "allow"]
         assert {line["rules"] for line in transfers} == {"transfer-needs-code"}
         audit = [(line["audit"], line["step"], line["outcome"]) for line in gateway.process.logged("audit", subject="alice")]
-        assert audit == [("step", "code", "refused"), ("step", "code", "passed"), ("resume", "-", "resumed")]
+        steps = [("step", "code", "refused"), ("step", "code", "passed")]
+        assert audit == [*steps, ("transaction", "-", "refused"), ("resume", "-", "resumed")], "a spoilt token is noted, and stops nothing"
         # The number on an error page, or in a problem, is the one in the log.
         assert gateway.process.logged("refused", request_id=number_on(unknown), kind="unknown")
         assert gateway.process.logged("decision", request_id=number_on(denied), decision="deny", rules="closed")

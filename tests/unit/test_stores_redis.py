@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from gateway.errors import Conflict, StoreUnavailable
 from gateway.flow.ports import Count, Delete, Entry, Leave, Put, Write
 from gateway.stores.state_redis import RedisState
+from tests.support.process import eventually
 from tests.support.redis_server import RedisServer, free_port
 
 pytestmark = pytest.mark.redis
@@ -95,6 +96,23 @@ async def test_a_redis_that_hangs_fails_calls_and_works_when_it_goes_on(server: 
         server.thaw()
     assert await store.get("s", "a", NOW) == Entry(b"x", 1)
     assert await store.put("s", "a", b"y", version=1, expires=LATER, now=NOW) == 2
+
+
+async def test_who_called_later_has_the_whole_time_too(server: RedisServer, stack: AsyncExitStack) -> None:
+    store = opened(server.url, stack, DEADLINE)
+    await store.put("s", "a", b"x", version=0, expires=LATER, now=NOW)
+    server.freeze()
+    early = asyncio.ensure_future(store.get("s", "a", NOW))
+    await asyncio.sleep(DEADLINE * 0.6)
+    later = asyncio.ensure_future(store.get("s", "a", NOW))
+    with pytest.raises(StoreUnavailable):
+        await early
+    newest = asyncio.ensure_future(store.get("s", "a", NOW))
+    await asyncio.sleep(0)
+    server.thaw()
+    assert await later == await newest == Entry(b"x", 1)
+    assert await store.get("s", "a", NOW) == Entry(b"x", 1)
+    await eventually(lambda: server.command("CLIENT", "LIST").count(b" addr=") == 1 + 1)  # and one is this question
 
 
 async def test_a_redis_that_is_gone_fails_calls_and_works_when_it_is_back(server: RedisServer, store: RedisState) -> None:
