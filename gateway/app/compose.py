@@ -177,7 +177,7 @@ class GatewayApp(Wired):
         if self.fast is None:
             return None
         asking = Asking(self.forward_auth.proxies[name], self._premises, self.fast.known)
-        return self.fast.beside(limits, partial(AskingConnection, asking=asking))
+        return self.fast.beside(limits, partial(AskingConnection, whose=lambda _data, _end: asking))
 
     async def _close_listener(self, server: RunningServer) -> None:
         await server.close(self._drain)

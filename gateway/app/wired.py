@@ -40,7 +40,7 @@ from gateway.lanes.anew import Anew
 from gateway.lanes.body import read_body
 from gateway.lanes.errand import errand
 from gateway.lanes.fast import FastConnection, FastLane
-from gateway.lanes.fast.asking import Mounted, MountedConnection
+from gateway.lanes.fast.asking import AskingConnection, Mounted
 from gateway.lanes.fast.known import Known
 from gateway.lanes.forward_auth import ForwardAuth, integrations
 from gateway.lanes.grants import Grants
@@ -119,7 +119,7 @@ class Wired:
             self._mailbox_url = f"http://{host}:{port}/dev/mailbox"
         elif spec.mail is not None and spec.mail.smtp is not None:
             self._mailer = SmtpMailer(spec.mail.smtp, spec.mail.from_, spec.mail.timeout)
-        self.transactions = Transactions(self.state, self.vault, self.entropy, spec.transactions)
+        self.transactions = Transactions(self.state, self.vault, self.entropy, spec.transactions, lambda: self.live.patience)
         self.guessing = Guessing(self.state, spec.guessing)
         self.issuer = Issuer(
             keyring=lambda: self.keyring,
@@ -170,7 +170,7 @@ class Wired:
         )  # fmt: skip
         self.outsiders = Outsiders(
             transactions=self.transactions, entropy=self.entropy, parties=lambda: self.live.parties, keyring=lambda: self.keyring,
-            steps=lambda: self.live.ruleset.steps, patience=self._patience,
+            steps=lambda: self.live.ruleset.steps,
         )  # fmt: skip
         outside = OutsidePages(
             outsiders=self.outsiders, transactions=self.transactions, state=self.state, pages=transaction_pages, answers=answers,
@@ -185,7 +185,7 @@ class Wired:
             arrivals=arrivals, transactions=self.transactions, door=self.door, gate=self.gate, pages=transaction_pages, answers=answers,
             issuer=self.issuer, keyring=lambda: self.keyring, passes=self.passes, trail=self.trail, read_body=reader,
             answer_limit=spec.limits.answer_body, condition_limit=spec.limits.condition_body, outside=outside, leads_away=self._leads_away,
-            endpoints=self._oauth, patience=self._patience,
+            endpoints=self._oauth,
         )  # fmt: skip
         introspection = Introspection(
             state=self.state, guessing=self.guessing, transactions=self.transactions, revocations=self.feed, keyring=lambda: self.keyring,
@@ -208,7 +208,6 @@ class Wired:
         )
         suspender = Suspender(
             transactions=self.transactions, entropy=self.entropy, answers=answers, trail=self.trail, paths=paths,
-            patience=self._patience,
         )  # fmt: skip
         intercepts = Interceptor(
             ruleset=lambda: self.live.ruleset, outsiders=self.outsiders, transactions=self.transactions, suspender=suspender,
@@ -217,7 +216,7 @@ class Wired:
         self.issued = Issued(self.state, self.vault)
         memory = OAuthMemory(self.state, self.vault, spec.passes)
         verdicts = Verdicts(
-            gate=self.gate, door=self.door, transactions=self.transactions, memory=memory, suspender=suspender, answers=answers,
+            gate=self.gate, door=self.door, memory=memory, suspender=suspender, answers=answers,
             trail=self.trail, issued=self.issued,
         )  # fmt: skip
         oauth = OAuthRequests(
@@ -235,13 +234,13 @@ class Wired:
         )  # fmt: skip
         self.grants = Grants(
             gate=self.gate, relay=relay, issued=self.issued, answers=answers, trail=self.trail, oauth=self._oauth,
-            transactions=GrantTransactions(self.transactions, self.state, self.vault, self.entropy, lambda: self.keyring, self._patience),
+            transactions=GrantTransactions(self.transactions, self.state, self.vault, self.entropy, lambda: self.keyring),
             rules=lambda: self.live.rules, limits=spec.limits,
         )  # fmt: skip
         entrance = Entrance("https" if spec.tls else "http", spec.public_url, self._trusted)
         self.lane = SlowLane(
             entrance=entrance, paths=paths, gate=self.gate,
-            door=self.door, transactions=self.transactions, suspender=suspender, tickets=self.tickets, relay=relay, answers=answers,
+            door=self.door, suspender=suspender, tickets=self.tickets, relay=relay, answers=answers,
             own_pages=self.site.handle, trail=self.trail, entropy=self.entropy, guessing=self.guessing, clock=self.clock,
             limits=spec.limits, rules=lambda: self.live.rules, anew=anew, remembered=remembered, intercepts=intercepts, oauth=oauth,
             grants=self.grants,
@@ -263,22 +262,16 @@ class Wired:
                 upstreams=lambda: self.live.upstreams, apart=lambda: self.live.apart,
             )  # fmt: skip
             secret = self.forward_auth.with_secret
-            mounted = partial(MountedConnection, mounted=Mounted(secret, premises, known)) if secret else None
+            asking = partial(AskingConnection, whose=Mounted(secret, premises, known).whose) if secret else None
             self.fast = FastLane(
                 known=known, sessions=self.sessions, answers=answers, trail=self.trail, entropy=self.entropy, clock=self.clock,
-                limits=spec.limits, make=mounted or FastConnection, intercepts=intercepts,
+                limits=spec.limits, make=asking or FastConnection, intercepts=intercepts,
             )  # fmt: skip
 
     def _next_origins(self, upstream: str) -> Sequence[str]:
         """Where answers of an upstream redirect to (none for one that a reload took away), and where steps send browsers."""
         found = self.live.loaded.spec.upstreams.get(upstream)
         return (*(found.next_origins if found is not None else ()), *self.live.away)
-
-    def _patience(self, steps: Sequence[str]) -> float:
-        """Seconds that a transaction with these steps waits at least: as long as the pages of others may take, one after the other, and the
-        usual time for whatever else is asked beside them."""
-        pages = [self.live.patience[step] for step in steps if step in self.live.patience]
-        return sum(pages) + (self.transactions.spec.ttl if len(pages) < len(steps) else 0.0)
 
     def _keys_of(self, url: str) -> PublishedKeys:
         """The keys that a URL publishes: fetched once for all who need them, and kept over a reload."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 from urllib.parse import quote
@@ -157,10 +157,8 @@ class Outsiders:
 
     def __init__(
         self, *, transactions: Transactions, entropy: Entropy, parties: Callable[[], Parties], keyring: Callable[[], Keyring],
-        steps: Callable[[], Mapping[str, StepInfo]], patience: Callable[[Sequence[str]], float] = lambda _steps: 0.0,
+        steps: Callable[[], Mapping[str, StepInfo]],
     ) -> None:  # fmt: skip
-        """patience: seconds that a transaction with these steps waits at least."""
-        self._patience = patience
         self._transactions = transactions
         self._entropy = entropy
         self._parties = parties
@@ -191,7 +189,7 @@ class Outsiders:
             kind="script" if script else "navigation",
             replay="off",
             created=now,
-            expires=now + max(self._transactions.spec.ttl, self._patience([step for step, _ in asked])),
+            expires=now + self._transactions.waits([step for step, _ in asked]),
             address=head.client_ip,
             rules=(rule,),
             tasks=tuple(Task(step, max_age, (rule,)) for step, max_age in asked),

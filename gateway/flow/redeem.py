@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -58,11 +58,8 @@ class GrantTransactions:
     """Every method may raise StoreUnavailable."""
 
     def __init__(
-        self, transactions: Transactions, state: StateStore, vault: Vault, entropy: Entropy, keyring: Callable[[], Keyring],
-        patience: Callable[[Sequence[str]], float] = lambda _steps: 0.0,
-    ) -> None:  # fmt: skip
-        """patience: seconds that a transaction with these steps waits at least."""
-        self._patience = patience
+        self, transactions: Transactions, state: StateStore, vault: Vault, entropy: Entropy, keyring: Callable[[], Keyring]
+    ) -> None:
         self._transactions = transactions
         self._state = state
         self._vault = vault
@@ -77,7 +74,7 @@ class GrantTransactions:
         # What counts as one browser among the bounds: this user at this client.
         binding = self._transactions.binding(json.dumps(["grant", upstream, call.client, subject.source, subject.counter]))
         state, functions = self._transactions.new_state(), judged.facts.functions
-        waits = max(self._transactions.spec.ttl, self._patience([a.step for a in decision.asked]))
+        waits = self._transactions.waits([a.step for a in decision.asked])
         transaction = Transaction(
             id=transaction_id(state), origin=asked.head.origin, upstream=upstream, binding=binding, method=asked.head.method,
             target=asked.head.target.raw, kind="grant", replay="off", created=asked.now, expires=asked.now + waits,
@@ -151,8 +148,7 @@ class GrantTransactions:
             await self.end(redeemed, "the rules keep asking", now)
             return None
         try:
-            waits = max(self._transactions.spec.ttl, self._patience(more.remaining))
-            await self._transactions.prolong(more, redeemed.found.version, None, now, waits=waits)
+            await self._transactions.prolong(more, redeemed.found.version, None, now)
         except Conflict:
             return None
         await self.let_go(redeemed)

@@ -10,7 +10,8 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
@@ -25,6 +26,7 @@ from gateway.flow.transaction import Status, Transaction, settled
 from gateway.spec.sections import TransactionsSpec
 
 STATE_PREFIX: Final = "su_"
+STATE: Final = re.compile(STATE_PREFIX + r"[A-Za-z0-9_-]{43}")
 TICKET_PREFIX: Final = "rt_"
 TICKET_PARAMETER: Final = "stepup_resume"
 
@@ -81,7 +83,12 @@ class Found:
 class Transactions:
     """Every method may raise StoreUnavailable; `save` raises Conflict when another write was first."""
 
-    def __init__(self, state: StateStore, vault: Vault, entropy: Entropy, spec: TransactionsSpec) -> None:
+    def __init__(
+        self, state: StateStore, vault: Vault, entropy: Entropy, spec: TransactionsSpec,
+        patience: Callable[[], Mapping[str, float]] = dict,
+    ) -> None:  # fmt: skip
+        """patience: seconds that steps at pages of others may take, by their names."""
+        self._patience = patience
         self._state = state
         self._vault = vault
         self._entropy = entropy
@@ -90,6 +97,13 @@ class Transactions:
     def new_state(self) -> str:
         """`su_` and 256 random bits, base64url (46 characters)."""
         return STATE_PREFIX + self._entropy.token()
+
+    def waits(self, steps: Sequence[str]) -> float:
+        """Seconds for a transaction with these steps: as long as pages of others may take, one after the other, and the usual time for
+        whatever else is asked beside them; at least the usual time."""
+        patience = self._patience()
+        pages = [patience[step] for step in steps if step in patience]
+        return max(self.spec.ttl, sum(pages) + (self.spec.ttl if len(pages) < len(steps) else 0.0))
 
     async def open(self, transaction: Transaction, request: StoredRequest | None, now: float) -> TooMany | None:
         """Store a new transaction (and its request). None when it is stored; durable then."""
@@ -133,10 +147,10 @@ class Transactions:
             await self._state.together(freed, now)
         return written
 
-    async def prolong(self, transaction: Transaction, version: int, request: StoredRequest | None, now: float, *, waits: float) -> int:
+    async def prolong(self, transaction: Transaction, version: int, request: StoredRequest | None, now: float) -> int:
         """`save` for a transaction whose rules have asked for more: what came last has as much time as what came first. request: the
-        stored one, which waits as long. waits: seconds from now, at least. To be called once for a transaction."""
-        longer = replace(transaction, expires=max(transaction.expires, now + waits))
+        stored one, which waits as long. To be called once for a transaction."""
+        longer = replace(transaction, expires=max(transaction.expires, now + self.waits(transaction.remaining)))
         # The caps were met when it was opened; it keeps its places.
         along: list[Write] = [Join(_OPEN, group, longer.id, _ALL, longer.expires) for group in _groups(longer)]
         if request is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from gateway.flow.ports import AuditEvent
+from gateway.flow.repository import STATE
 
 
 class Decided(Protocol):
@@ -28,3 +29,9 @@ class Trail(Protocol):
 
     async def audit(self, event: AuditEvent) -> None:
         """Append to the audit trail. A records store that is away is logged, and does not fail the request."""
+
+
+def shown_path(path: bytes) -> str:
+    """A path as logs may hold it. Our own pages are not logged by path; what only looks like one of them (`/%2estepup/t/su_…`) may hold a
+    state all the same."""
+    return STATE.sub("su_…", path.decode("latin-1"))

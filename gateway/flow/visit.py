@@ -17,7 +17,8 @@ from gateway.flow.identity import Identified
 from gateway.flow.ports import Entropy
 from gateway.flow.redeem import with_grant
 from gateway.flow.repository import Found, Transactions
-from gateway.flow.transaction import Grant, Status, Transaction
+from gateway.flow.transaction import Event, Grant, Status, Transaction, move
+from gateway.wire.head import RequestHead
 from gateway.wire.media import navigation
 
 Wrong = Literal["unknown", "not_yours", "throttled", "subject_changed", "session_changed"]
@@ -93,6 +94,28 @@ class Door:
         if transaction.session and not _same_session(transaction, identified):
             return Closed("session_changed", "the app session is another one now", transaction=transaction)
         return Visit(found, identified)
+
+    async def repeated(self, asked: Asked, head: RequestHead, upstream: str, identified: Identified) -> Visit | None:
+        """The transaction of a request that is not stored, which its client makes once more: it has been through its steps, and what was
+        proved there counts once (`take`). The pass names it. head: of the request; identified: who asks."""
+        presented = identified.presented
+        found = await self._transactions.load(presented.grant, asked.now) if presented is not None and presented.grant else None
+        if found is None:
+            return None
+        transaction = found.transaction
+        same = (head.method, head.target.raw, head.origin) == (transaction.method, transaction.target, transaction.origin)
+        if not same or transaction.upstream != upstream or transaction.status is not Status.READY or transaction.ticketed:
+            return None
+        visit = await self.enter(asked, transaction.id, identified=identified)
+        return None if isinstance(visit, Closed) or visit.found.version != found.version else visit
+
+    async def take(self, visit: Visit, now: float) -> bool:
+        """Use up what `repeated` found. False: somebody else was first."""
+        try:
+            await self._transactions.save(move(visit.found.transaction, Event.REISSUED), visit.found.version, now)
+        except Conflict:
+            return False
+        return True
 
     async def _at_grant(self, found: Found, grant: Grant, asked: Asked) -> Visit | Closed:
         """A call of a token endpoint waits here (docs/decisions/0050). Its client knows the state, and shows the Authorization value that

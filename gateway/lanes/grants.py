@@ -30,11 +30,10 @@ from gateway.flow.protocol import CODE, REDIRECT_CALLBACK, REFRESH, endpoint_of,
 from gateway.flow.redeem import GrantTransactions, Redeemed, Unusable
 from gateway.flow.repository import TooMany
 from gateway.flow.rerun import overlaid
-from gateway.flow.trail import Trail
+from gateway.flow.trail import Trail, shown_path
 from gateway.flow.transaction import Transaction
 from gateway.lanes.answers import Answers
 from gateway.lanes.body import ClientBody
-from gateway.lanes.heads import shown_path
 from gateway.lanes.held import Held, hold, release
 from gateway.lanes.relay import Relay
 from gateway.policy.body import parse_body

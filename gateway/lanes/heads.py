@@ -5,7 +5,6 @@ Origin comes from `public_url` only. A request for a host that is not in it neve
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,12 +80,3 @@ def locate(headers: Headers, peer: str, entrance: Entrance) -> Located | Unreada
     if origin is None:
         return Unreadable(421, "wrong_host", f"host {authority[:200]!r} over {seen} is not in public_url")
     return Located(seen, origin_host(origin), origin, client_ip(peer, headers, entrance.trusted), peer, trusted)
-
-
-# Our own pages are not logged by path; what only looks like one of them (`/%2estepup/t/su_…`) may hold a state all the same.
-_STATE = re.compile(r"su_[A-Za-z0-9_-]{43}")
-
-
-def shown_path(path: bytes) -> str:
-    """A path as logs may hold it."""
-    return _STATE.sub("su_…", path.decode("latin-1"))

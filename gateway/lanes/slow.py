@@ -16,29 +16,28 @@ from urllib.parse import parse_qsl
 import structlog
 from aiohttp import web
 
-from gateway.errors import BodyTooLarge, ClientGone, Conflict, GatewayError, StoreUnavailable, UpstreamFault
+from gateway.errors import BodyTooLarge, ClientGone, GatewayError, StoreUnavailable, UpstreamFault
 from gateway.flow.asked import Asked
 from gateway.flow.functions import tell
 from gateway.flow.gate import BodyReader, Gate, Judged
 from gateway.flow.guessing import Guessing
 from gateway.flow.ports import Entropy
 from gateway.flow.remembered import Remembered, proofs_of, with_proofs
-from gateway.flow.repository import STATE_PREFIX, TICKET_PARAMETER, Transactions
+from gateway.flow.repository import STATE_PREFIX, TICKET_PARAMETER
 from gateway.flow.rerun import proved
-from gateway.flow.trail import Trail
-from gateway.flow.transaction import Event, Status, move
-from gateway.flow.visit import Closed, Door
+from gateway.flow.trail import Trail, shown_path
+from gateway.flow.visit import Door
 from gateway.lanes.anew import Anew
 from gateway.lanes.answers import Answers
 from gateway.lanes.body import BodyTimeout, ClientBody
 from gateway.lanes.faults import refusal
 from gateway.lanes.forward import Relayed
 from gateway.lanes.grants import Grants
-from gateway.lanes.heads import Entrance, Unreadable, read_head, shown_path
+from gateway.lanes.heads import Entrance, Unreadable, read_head
 from gateway.lanes.intercept import Interceptor
 from gateway.lanes.oauth import OAuthRequests
 from gateway.lanes.relay import Diverted, Relay
-from gateway.lanes.suspend import Paths, Suspender, same_target
+from gateway.lanes.suspend import Paths, Suspender
 from gateway.lanes.ticket import Tickets
 from gateway.policy.body import parse_body
 from gateway.policy.decision import Allow, Decision, Deny, Need, StepUp
@@ -62,7 +61,7 @@ OwnPages = Callable[[web.BaseRequest, Asked], Awaitable[web.StreamResponse]]
 
 class SlowLane:
     def __init__(
-        self, *, entrance: Entrance, paths: Paths, gate: Gate, door: Door, transactions: Transactions, suspender: Suspender,
+        self, *, entrance: Entrance, paths: Paths, gate: Gate, door: Door, suspender: Suspender,
         tickets: Tickets, relay: Relay, answers: Answers, own_pages: OwnPages, trail: Trail, entropy: Entropy, guessing: Guessing,
         clock: Callable[[], float], limits: LimitsSpec, rules: Callable[[], Mapping[str, Rule]], anew: Anew, remembered: Remembered,
         intercepts: Interceptor, oauth: OAuthRequests, grants: Grants,
@@ -73,7 +72,6 @@ class SlowLane:
         self._paths = paths
         self._gate = gate
         self._door = door
-        self._transactions = transactions
         self._suspender = suspender
         self._tickets = tickets
         self._relay = relay
@@ -226,25 +224,16 @@ class SlowLane:
     async def _grant(self, asked: Asked, judged: Judged, decision: StepUp, read_body: BodyReader) -> tuple[Judged, Allow] | None:
         """A client repeats a request that is not stored and whose steps were asked `once`: the READY transaction that its pass names is
         used up here."""
-        presented = judged.identified.presented
-        if presented is None or not presented.grant or all(a.max_age != "once" for a in decision.asked):
+        if judged.route is None or all(a.max_age != "once" for a in decision.asked):
             return None
-        if await self._transactions.load(presented.grant, asked.now) is None:
-            return None  # long over: no reason to count it against the address
-        visit = await self._door.enter(asked, presented.grant)
-        if isinstance(visit, Closed):
-            return None
-        transaction = visit.found.transaction
-        if transaction.status is not Status.READY or transaction.ticketed or not same_target(asked.head, transaction):
+        visit = await self._door.repeated(asked, asked.head, judged.route.upstream, judged.identified)
+        if visit is None:
             return None
         again = await self._gate.judge(
-            asked.head, asked.now, read_body, identified=judged.identified, granted=proved(transaction), functions=judged.facts.functions
-        )
-        if not isinstance(again.decision, Allow):
-            return None
-        try:
-            await self._transactions.save(move(transaction, Event.REISSUED), visit.found.version, asked.now)
-        except Conflict:
+            asked.head, asked.now, read_body, identified=judged.identified, granted=proved(visit.found.transaction),
+            functions=judged.facts.functions,
+        )  # fmt: skip
+        if not isinstance(again.decision, Allow) or not await self._door.take(visit, asked.now):
             return None
         self._log(asked, again)
         return again, again.decision

@@ -6,7 +6,6 @@ Only navigations and API requests open transactions. Nobody is ever redirected w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
@@ -58,15 +57,12 @@ class Suspender:
         answers: Answers,
         trail: Trail,
         paths: Paths,
-        patience: Callable[[Sequence[str]], float] = lambda _steps: 0.0,
     ) -> None:
-        """patience: seconds that a request with these steps waits at least."""
         self._transactions = transactions
         self._entropy = entropy
         self._answers = answers
         self._trail = trail
         self._paths = paths
-        self._patience = patience
 
     async def suspend(
         self, asked: Asked, judged: Judged, decision: StepUp, incoming: ClientBody | None, *, can_login: bool, replayed: bool = True
@@ -152,7 +148,7 @@ class Suspender:
         return peeked.data
 
     def _new(self, asked: Asked, judged: Judged, decision: StepUp, id_: str, browser: Browser, *, script: bool, loop: str) -> Transaction:
-        head, spec = asked.head, self._transactions.spec
+        head = asked.head
         tasks = [Task(a.step, a.max_age, a.rules, url=a.url) for a in decision.asked]
         unsafe = not effective_methods(head) <= _SAFE  # a GET with `_method=POST` is a POST to some
         replayed = head.method != "GET" or unsafe or any(a.max_age == "once" for a in decision.asked)
@@ -171,7 +167,7 @@ class Suspender:
             kind="script" if script else "navigation",
             replay=decision.replay,
             created=asked.now,
-            expires=asked.now + max(spec.ttl, self._patience([t.step for t in tasks])),
+            expires=asked.now + self._transactions.waits([t.step for t in tasks]),
             address=head.client_ip,
             rules=decision.rules,
             tasks=tuple(tasks),
@@ -216,8 +212,3 @@ def _hashed(*parts: str) -> str:
 
 def seconds_left(expires: float, now: float) -> int:
     return max(0, ceil(expires - now))
-
-
-def same_target(head: RequestHead, transaction: Transaction) -> bool:
-    """The request is for what the transaction was opened for."""
-    return (head.method, head.target.raw, head.origin) == (transaction.method, transaction.target, transaction.origin)

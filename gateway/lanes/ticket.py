@@ -21,11 +21,10 @@ from gateway.flow.identity import Identified, SessionSource
 from gateway.flow.ports import AuditEvent
 from gateway.flow.repository import TICKET_PARAMETER, Transactions
 from gateway.flow.rerun import rerun, stored_head
-from gateway.flow.trail import Trail
+from gateway.flow.trail import Trail, shown_path
 from gateway.flow.transaction import Event, Status, Transaction, move
 from gateway.flow.visit import Closed, Door, Visit
 from gateway.lanes.answers import Answers
-from gateway.lanes.heads import shown_path
 from gateway.lanes.relay import Relay
 from gateway.lanes.upstream import UpstreamConnection
 from gateway.policy.decision import Allow

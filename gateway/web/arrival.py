@@ -26,7 +26,6 @@ from gateway.web.answers import WebAnswers
 from gateway.web.pages import Way
 from gateway.web.parameters import Given, without_state
 from gateway.web.transaction import NO_STEP, TransactionPages
-from gateway.wire.media import navigation
 
 Ready = Callable[[Asked, str, Visit], Awaitable[web.Response]]
 """What `/continue` does with a transaction that is READY."""
@@ -55,10 +54,6 @@ class Arrivals:
 
     async def take(self, asked: Asked, state: str, where: Whereabouts, given: Given, ready: Ready) -> web.Response:
         """An arrival by GET or POST."""
-        if asked.head.method == "HEAD" or navigation(asked.head) == "subresource":
-            # Fetched by nobody who looks at it (a prefetch, an image): what is used up once must not be used up by that.
-            await self._refused(asked, None, "fetched by nobody who looks at it")
-            return self._answers.not_allowed(asked, "GET", "POST", detail="Use GET or POST, as a page that is looked at.")
         if (name := given.twice()) is not None:
             await self._refused(asked, where, f"{name[:40]!r} given twice")
             words = f"invalid_request: the parameter {name[:40]!r} is given more than once."
@@ -77,9 +72,8 @@ class Arrivals:
     async def fetch(self, asked: Asked, handles: list[str], ready: Ready) -> web.Response:
         """`GET /continue?h=…`: the browser fetches back what another site posted, and now our cookie comes along."""
         arrival = None
-        if asked.head.method != "GET" or navigation(asked.head) == "subresource":
-            await self._refused(asked, None, "fetched by nobody who looks at it")
-            return self._answers.not_allowed(asked, "GET", detail="Use GET, as a page that is looked at.")
+        if asked.head.method != "GET":
+            return self._pages.wrong_method(asked, "GET")
         if len(handles) == 1 and HANDLE.fullmatch(handles[0]):
             arrival = await self._parking.look(handles[0], asked.now)
         where = await self._transactions.whereabouts(arrival.state, asked.now) if arrival is not None else None
@@ -183,8 +177,7 @@ class Arrivals:
 
     async def _doubted(self, asked: Asked, where: Whereabouts, arrival: Arrival, found: Found) -> web.Response | None:
         """An answer that is wrong whoever brings it. It counts against the address: the browser is not known."""
-        known = self._progress.knows(found.transaction)
-        if not found.transaction.open or not known or not _awaited(found.transaction, where, arrival):
+        if not found.transaction.open or not self._progress.knows(found.transaction) or not _awaited(found.transaction, where, arrival):
             return None  # told when the browser is known
         look = Look(asked.now, asked.head.client_ip, asked.head.origin, (), None, where.state)
         wrong = await self._progress.foresee(found, arrival, look)

@@ -65,8 +65,7 @@ class OutsidePages:
             self._note(asked, "unknown", "no entry of this name under begin")
             return self._answers.refusal(asked, "unknown")
         if request.method not in ("GET", "POST"):
-            self._note(asked, "bad_request", f"method {request.method}")
-            return self._answers.not_allowed(asked, "GET", "POST", detail="Use GET or POST.")
+            return self._pages.wrong_method(asked, "GET", "POST")
         if navigation(asked.head) not in ("navigation", "frame", "script"):
             return self._refused(asked, entry, "bad_request", f"a {navigation(asked.head)} request begins nothing")
         pairs = await self._parameters(request, asked)

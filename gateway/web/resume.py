@@ -6,7 +6,7 @@ ticket, and it is the ticket that consumes the transaction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import assert_never
@@ -21,9 +21,9 @@ from gateway.flow.gate import Gate
 from gateway.flow.issuer import Issuer
 from gateway.flow.ports import AuditEvent
 from gateway.flow.protocol import Endpoints, protocol_of
-from gateway.flow.repository import STATE_PREFIX, TICKET_PARAMETER, Found, Transactions, transaction_id
+from gateway.flow.repository import STATE, STATE_PREFIX, TICKET_PARAMETER, Found, Transactions, transaction_id
 from gateway.flow.rerun import enriched, rerun, stored_head
-from gateway.flow.trail import Trail
+from gateway.flow.trail import Trail, shown_path
 from gateway.flow.transaction import Event, Status, Transaction, ask_more, move, reopen
 from gateway.flow.visit import Closed, Door, Visit
 from gateway.policy.decision import Allow, Deny, Need, StepUp
@@ -36,7 +36,7 @@ from gateway.web.outside import OutsidePages
 from gateway.web.page import Page
 from gateway.web.parameters import Given, read_parameters
 from gateway.web.problem import problem
-from gateway.web.transaction import STATE, ReadBody, TransactionPages
+from gateway.web.transaction import ReadBody, TransactionPages
 from gateway.wire.media import navigation
 from gateway.wire.target import with_parameter
 
@@ -48,10 +48,8 @@ class Resume:
         self, *, arrivals: Arrivals, transactions: Transactions, door: Door, gate: Gate, pages: TransactionPages, answers: WebAnswers,
         issuer: Issuer, keyring: Callable[[], Keyring], passes: PassCookies, trail: Trail, read_body: ReadBody, answer_limit: int,
         condition_limit: int, outside: OutsidePages, leads_away: Callable[[Transaction], bool],
-        endpoints: Callable[[str], Endpoints | None], patience: Callable[[Sequence[str]], float],
+        endpoints: Callable[[str], Endpoints | None],
     ) -> None:  # fmt: skip
-        """patience: seconds that a transaction with these steps waits at least."""
-        self._patience = patience
         self._arrivals = arrivals
         self._outside = outside
         self._leads_away = leads_away
@@ -187,8 +185,7 @@ class Resume:
                         asked, state, visit, "The rules ask for another step, and one was added before", "rules keep asking"
                     )
                 try:
-                    waits = max(self._transactions.spec.ttl, self._patience(more.remaining))
-                    await self._transactions.prolong(more, visit.found.version, stored, asked.now, waits=waits)
+                    await self._transactions.prolong(more, visit.found.version, stored, asked.now)
                 except Conflict:
                     return await self._again(asked, state)
                 return self._back_to_step(asked, state)
@@ -263,10 +260,10 @@ class Resume:
         return self._pages.ended(asked, found.transaction, state=state)
 
     def _log(self, asked: Asked, transaction: Transaction, decision: str, rules: tuple[str, ...], reason: str) -> None:
-        path = STATE.sub("su_…", transaction.target.partition(b"?")[0].decode("latin-1"))
         self._trail.decision(
-            request_id=asked.request_id, method=transaction.method, path=path, upstream=transaction.upstream, decision=decision,
-            rules=rules, reason=reason or "redirect-callback", subject=transaction.subject.id,
+            request_id=asked.request_id, method=transaction.method, path=shown_path(transaction.target.partition(b"?")[0]),
+            upstream=transaction.upstream, decision=decision, rules=rules, reason=reason or "redirect-callback",
+            subject=transaction.subject.id,
         )  # fmt: skip
 
 

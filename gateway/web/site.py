@@ -94,14 +94,14 @@ class Site:
                 return await self._show_pass(asked)
             case ("POST", "pass/revoke"):
                 return await self._revoke(request, asked)
-            case (_, "jwks.json" | "pass" | "pass/revoke"):
-                return self._wrong_method(asked, *({"jwks.json": ("GET", "HEAD", "OPTIONS"), "pass": ("GET", "HEAD")}.get(tail, ("POST",))))
+            case (_, "jwks.json"):
+                return self._transactions.wrong_method(asked, "GET", "HEAD", "OPTIONS")
+            case (_, "pass"):
+                return self._transactions.wrong_method(asked, "GET", "HEAD")
+            case (_, "pass/revoke"):
+                return self._transactions.wrong_method(asked, "POST")
             case _:
                 return self._nothing_here(asked)
-
-    def _wrong_method(self, asked: Asked, *methods: str) -> web.Response:
-        self._trail.event("refused", request_id=asked.request_id, kind="bad_request", reason=f"method {asked.head.method}")
-        return self._answers.not_allowed(asked, *methods, detail=f"Use {methods[0]}.")
 
     def _nothing_here(self, asked: Asked) -> web.Response:
         self._trail.event("refused", request_id=asked.request_id, kind="unknown", reason="no such path of the gateway's")

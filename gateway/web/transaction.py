@@ -6,7 +6,6 @@ content type, which no form can send. Every refusal leaves a way on.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
@@ -23,7 +22,7 @@ from gateway.flow.issuer import Issuer
 from gateway.flow.outside import way_back
 from gateway.flow.ports import AuditEvent
 from gateway.flow.progress import Held, Look, Moved, Problem, Progress, Showing, describe
-from gateway.flow.repository import Found, Transactions, transaction_id
+from gateway.flow.repository import STATE, Found, Transactions, transaction_id
 from gateway.flow.sessions import Sessions
 from gateway.flow.step import Away
 from gateway.flow.trail import Trail
@@ -38,8 +37,6 @@ from gateway.web.problem import json_page
 from gateway.wire.cookies import OWN_COOKIES, names_ours, parse_cookies
 from gateway.wire.head import RequestHead
 from gateway.wire.media import navigation, prefers_json
-
-STATE = re.compile(r"su_[A-Za-z0-9_-]{43}")
 
 NO_STEP = "a reload took its step away"
 
@@ -125,8 +122,9 @@ class TransactionPages:
         return self._answers.refusal(asked, closed.kind, retry_after=closed.retry_after, href=way, about=closed.transaction)
 
     def wrong_method(self, asked: Asked, *methods: str) -> web.Response:
+        """methods: those that there are."""
         self._note(asked, "bad_request", f"method {asked.head.method}, as a {navigation(asked.head)}")
-        return self._answers.not_allowed(asked, *methods, detail="Use GET or POST.")
+        return self._answers.not_allowed(asked, *methods, detail=f"Use {' or '.join(m for m in methods if m not in ('HEAD', 'OPTIONS'))}.")
 
     def _note(self, asked: Asked, kind: str, reason: str) -> None:
         """The private half of a refusal: a line in the log, and a count."""

@@ -7,7 +7,7 @@ is remembered as other blocks of header fields are (see `known`). It is judged b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from gateway.lanes.fast.client import FastConnection
@@ -111,8 +111,16 @@ class Mounted:
         self._proxies = tuple(proxies)
         self._askings = {proxy.name: Asking(proxy, premises, known) for proxy in proxies}
 
-    def asks(self, target: bytes, fields: bytes) -> Asking | None:
-        """Who asks. fields: of the request, each after its line break."""
+    def whose(self, data: bytes, end: int) -> Asking | None:
+        """See AskingConnection."""
+        start, cut = data.find(b" ") + 1, data.find(b"\r\n")
+        if not data.startswith(self.mount, start):
+            return None
+        stop = data.find(b" ", start)
+        return self._by_secret(data[start:stop], data[cut : end + 2]) if stop < cut else None
+
+    def _by_secret(self, target: bytes, fields: bytes) -> Asking | None:
+        """fields: each after its line break."""
         folded = header_key(fields)
         start = folded.find(_SECRET)
         if start < 0:
@@ -123,14 +131,15 @@ class Mounted:
         return self._askings[proxy.name] if proxy is not None else None
 
 
-class _Answering(FastConnection):
-    """A connection on which auth requests come."""
+class AskingConnection(FastConnection):
+    """A connection on which auth requests come, alone or among others. whose: the one that they are from, None for what is none; told of
+    the bytes from its beginning and where its head ends."""
 
-    __slots__ = ()
+    __slots__ = ("_whose",)
 
-    def _asks(self, _data: bytes, _end: int, /) -> Asking | None:
-        """Whose auth request this is, None if it is none. data: from its beginning; end: of its head."""
-        raise NotImplementedError
+    def __init__(self, lane: FastLane, listener: Listener, *, whose: Callable[[bytes, int], Asking | None]) -> None:
+        super().__init__(lane, listener)
+        self._whose = whose
 
     def _begin(self, data: bytes) -> None:
         while True:
@@ -139,7 +148,7 @@ class _Answering(FastConnection):
                 if data:
                     self._peek(data)
                 return
-            asking = self._asks(data, end)
+            asking = self._whose(data, end)
             if asking is None:
                 super()._begin(data)
                 return
@@ -209,34 +218,3 @@ class _Answering(FastConnection):
         verdict.told.tell(lane.request_id(), ask.head.method, place.shown, now, plain=place.plain)
         self._transport.write(answer)
         return True
-
-
-class AskingConnection(_Answering):
-    """A connection of a proxy that has a listener of its own."""
-
-    __slots__ = ("_asking",)
-
-    def __init__(self, lane: FastLane, listener: Listener, *, asking: Asking) -> None:
-        super().__init__(lane, listener)
-        self._asking = asking
-
-    def _asks(self, _data: bytes, _end: int, /) -> Asking | None:
-        return self._asking
-
-
-class MountedConnection(_Answering):
-    """A connection on the public listener, where proxies ask among others who do not."""
-
-    __slots__ = ("_mounted",)
-
-    def __init__(self, lane: FastLane, listener: Listener, *, mounted: Mounted) -> None:
-        super().__init__(lane, listener)
-        self._mounted = mounted
-
-    def _asks(self, data: bytes, end: int, /) -> Asking | None:
-        start = data.find(b" ") + 1
-        if not data.startswith(self._mounted.mount, start):
-            return None
-        stop = data.find(b" ", start)
-        cut = data.find(b"\r\n")
-        return self._mounted.asks(data[start:stop], data[cut : end + 2]) if stop < cut else None

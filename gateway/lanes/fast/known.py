@@ -22,9 +22,9 @@ from gateway.flow.gate import Gate, Judged
 from gateway.flow.identity import Identified, Identity, SessionSource
 from gateway.flow.issuer import Issuer
 from gateway.flow.repository import TICKET_PARAMETER
-from gateway.flow.trail import Decided, Trail
+from gateway.flow.trail import Decided, Trail, shown_path
 from gateway.lanes.forward import framed
-from gateway.lanes.heads import Entrance, Located, locate, shown_path
+from gateway.lanes.heads import Entrance, Located, locate
 from gateway.lanes.pool import UpstreamPool
 from gateway.lanes.relay import TOKEN_HEADER, Upstream, upstream_fields
 from gateway.lanes.strict import judge

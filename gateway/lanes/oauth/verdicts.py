@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, assert_never
 
 from aiohttp import web
 
-from gateway.errors import Conflict, StoreUnavailable
+from gateway.errors import StoreUnavailable
 from gateway.flow.asked import Asked
 from gateway.flow.browser import known_browser
 from gateway.flow.functions import at_continue, occasion, tell
@@ -20,15 +20,14 @@ from gateway.flow.oauth.memory import OAuthMemory, sessions
 from gateway.flow.oauth.request import AuthorizationRequest, as_get
 from gateway.flow.oauth.response import Pairs, Response, error_address, error_fields, usable
 from gateway.flow.protocol import profile
-from gateway.flow.repository import Transactions
 from gateway.flow.rerun import proved
 from gateway.flow.sessions import After
 from gateway.flow.trail import Trail
-from gateway.flow.transaction import Event, Status, Transaction, move
-from gateway.flow.visit import Closed, Door, Visit
+from gateway.flow.transaction import Transaction
+from gateway.flow.visit import Door, Visit
 from gateway.lanes.answers import Answers
 from gateway.lanes.relay import Diverted
-from gateway.lanes.suspend import Suspender, same_target
+from gateway.lanes.suspend import Suspender
 from gateway.policy.decision import Allow, Deny, Need, StepUp
 from gateway.policy.facts import REDIRECT_CALLBACK, Body, Functions
 from gateway.spec.oauth import OAuthSpec
@@ -82,12 +81,11 @@ class Verdicts:
     """May raise StoreUnavailable; then nothing of the answer leaves."""
 
     def __init__(
-        self, *, gate: Gate, door: Door, transactions: Transactions, memory: OAuthMemory, suspender: Suspender, answers: Pages,
+        self, *, gate: Gate, door: Door, memory: OAuthMemory, suspender: Suspender, answers: Pages,
         trail: Trail, issued: Issued,
     ) -> None:  # fmt: skip
         self._gate = gate
         self._door = door
-        self._transactions = transactions
         self._memory = memory
         self._issued = issued
         self._suspender = suspender
@@ -128,18 +126,8 @@ class Verdicts:
         return whole
 
     async def resumed(self, asked: Asked, upstream: str, request: AuthorizationRequest, identified: Identified) -> Visit | None:
-        """The transaction that this request was suspended in, and that has been through its steps: what was proved there counts, once. The
-        pass names it."""
-        presented = identified.presented
-        found = await self._transactions.load(presented.grant, asked.now) if presented is not None and presented.grant else None
-        if presented is None or found is None:
-            return None
-        transaction = found.transaction
-        same = same_target(as_get(asked.head, request.target), transaction) and transaction.upstream == upstream
-        if not same or transaction.status is not Status.READY or transaction.ticketed:
-            return None
-        visit = await self._door.enter(asked, transaction.id, identified=identified)
-        return None if isinstance(visit, Closed) or visit.found.version != found.version else visit
+        """The transaction that this request was suspended in, and that has been through its steps."""
+        return await self._door.repeated(asked, as_get(asked.head, request.target), upstream, identified)
 
     async def decide(self, case: Case, found: Response, headers: Headers, edited: Headers, after: After) -> Headers:
         """The headers of the answer that passes. headers: as the provider sent them; edited: as the client would get them; after: what
@@ -152,7 +140,7 @@ class Verdicts:
         if visit is not None and not _theirs(visit.found.transaction, who):
             visit = None
         judged = await self._judged(case, request, who, visit)
-        if visit is not None and isinstance(judged.decision, Allow) and not await self._use_up(case, visit):
+        if visit is not None and isinstance(judged.decision, Allow) and not await self._door.take(visit, case.asked.now):
             visit = None
             judged = await self._judged(case, request, who, visit)
         self._log(case, judged, found)
@@ -265,13 +253,6 @@ class Verdicts:
             await self._issued.remember_code(case.upstream, found.code, subject, proofs, client=client, sid=sid, now=case.asked.now)
         except StoreUnavailable as error:
             self._trail.event("code not remembered", request_id=case.asked.request_id, upstream=case.upstream, reason=str(error))
-
-    async def _use_up(self, case: Case, visit: Visit) -> bool:
-        try:
-            await self._transactions.save(move(visit.found.transaction, Event.REISSUED), visit.found.version, case.asked.now)
-        except Conflict:
-            return False
-        return True
 
     async def _passed(self, case: Case, decision: Allow, headers: Headers, held: Pass | None) -> None:
         """It passes. By steps: they are kept under the provider's session, for the times when no cookie of ours comes along."""
